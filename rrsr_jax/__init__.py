@@ -1,0 +1,5 @@
+"""RRSR: reciprocal reference-based image super-resolution (ECCV 2022), in JAX and Flax.
+
+Vocabulary, everywhere: `lr` low-resolution input (N, h, w, 3); `hr` its ground truth (N, 4h, 4w, 3); `ref` reference image
+(N, H, W, 3); `sr` output (N, 4h, 4w, 3). NHWC, float32, RGB in [0, 1]. "1x", "2x", "4x" count from the grid of `lr`.
+"""

@@ -1,0 +1,1 @@
+"""Training and evaluation data: images, datasets, and the input pipeline."""

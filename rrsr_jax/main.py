@@ -1,0 +1,38 @@
+"""Command line.
+
+python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo [--mode=train|eval] [--config.key=value ...]
+"""
+
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from rrsr_jax import train
+from rrsr_jax.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; override a field with --config.field=value.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, logs, results.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on) and evaluate, or evaluate only.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod or cluster job first.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    """Runs the mode; bad input ends with a message and exit status 2."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell a lot
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
+    try:
+        run(_CONFIG.value, _WORKDIR.value)
+    except (InputError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,80 @@
+"""What a run tells about itself: a bar on a terminal, JSON lines, TensorBoard."""
+
+import json
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+import tensorboardX
+import tqdm
+
+
+def log(message: str) -> None:
+    """One line on standard error, from the first process only; the last one says where a job hangs."""
+    if jax.process_index() == 0:
+        tqdm.tqdm.write(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr)
+
+
+class Progress:
+    """Speed, remaining time and metrics of a training run, from the first process."""
+
+    def __init__(self, workdir: pathlib.Path, first_step: int, steps: int, batch_size: int):
+        self._first, self._steps, self._batch_size = first_step, steps, batch_size
+        self._started: float | None = None
+        self._active = jax.process_index() == 0
+        if self._active:
+            self._lines = (workdir / "metrics.jsonl").open("a")
+            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+            self._bar = tqdm.tqdm(
+                total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
+            )
+
+    def stepped(self, step: int) -> None:
+        """Call after every finished step."""
+        if self._started is None:
+            self._started, self._first = time.perf_counter(), step  # leaves compilation out of the speed
+        if self._active:
+            self._bar.update(step - self._bar.n)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records metrics with speed, remaining seconds and memory."""
+        if not self._active:
+            return
+        elapsed, done = time.perf_counter() - self._started, step - self._first
+        speed = done / elapsed if done else 0.0
+        record = {"step": step} | {f"train/{k}": round(float(v), 7) for k, v in metrics.items()}
+        record["images_per_second"] = round(speed * self._batch_size, 3)
+        record["eta_seconds"] = round((self._steps - step) / speed) if speed else None
+        record["memory_gib"] = round(_memory_bytes() / 2**30, 2)
+        self._lines.write(json.dumps(record) + "\n")
+        self._lines.flush()
+        for name, value in record.items():
+            if name != "step" and value is not None:
+                self._board.add_scalar(name, value, step)
+        shown = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
+        self._bar.set_postfix_str(shown)
+        if self._bar.disable:
+            eta = "" if not speed else f"  ETA {record['eta_seconds'] // 60}:{record['eta_seconds'] % 60:02d}"
+            log(f"step {step}/{self._steps}  {shown}  {record['images_per_second']:.3g} images/s{eta}")
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Shows a (H, W, 3) uint8 image in TensorBoard."""
+        if self._active:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes and closes all outputs."""
+        if self._active:
+            self._bar.close()
+            self._lines.close()
+            self._board.close()
+
+
+def _memory_bytes() -> int:
+    """Peak memory of the accelerator, or of the process where the device does not tell."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,160 @@
+"""State, mesh, and the reciprocal training step: both passes, losses, gradients and update in one compiled function."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from rrsr_jax import losses
+
+DATA_AXIS = "data"
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes.
+
+    Attributes:
+      step: number of updates so far, int32.
+      params: all parameters of the model, frozen ones included, nested by module.
+      opt_state: the optimiser's, over trained parameters only.
+      ema: moving average of the trained parameters by path, or an empty dict.
+    """
+
+    step: jax.Array
+    params: Mapping
+    opt_state: optax.OptState
+    ema: Mapping
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with the one axis `data` over all devices of the run, or over `devices`."""
+    devices = devices or jax.devices()
+    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def parameter_rates(params: Mapping, learning_rates: Mapping[str, float]) -> dict[str, float]:
+    """Learning rate of every parameter by its path: that of the module in `learning_rates` it lies in, else `default`."""
+
+    def rate(path):
+        named = [learning_rates[module] for module in path if module in learning_rates]
+        return named[-1] if named else learning_rates["default"]
+
+    return {"/".join(path): rate(path) for path in traverse_util.flatten_dict(params)}
+
+
+def split(params: Mapping, rates: Mapping[str, float]) -> tuple[dict, dict]:
+    """Trained and frozen (rate 0) parameters, both flat by path."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {k: v for k, v in flat.items() if rates[k]}, {k: v for k, v in flat.items() if not rates[k]}
+
+
+def merge(trained: Mapping, frozen: Mapping) -> dict:
+    """The inverse of `split`."""
+    return traverse_util.unflatten_dict({**frozen, **trained}, sep="/")
+
+
+def make_optimizer(config: ConfigDict, rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """Adam with a rate per parameter, all decayed together at `config.decay_steps`."""
+    decay = optax.piecewise_constant_schedule(1.0, {int(s): config.decay_factor for s in config.decay_steps})
+    scale = optax.stateless(lambda updates, _: {k: -rates[k] * v for k, v in updates.items()})
+    return optax.chain(optax.scale_by_adam(*config.adam_betas), optax.scale_by_schedule(decay), scale)
+
+
+def create_state(params: Mapping, config: ConfigDict) -> TrainState:
+    """A state before the first step, from initial or imported parameters."""
+    rates = parameter_rates(params, config.learning_rates)
+    trained, _ = split(params, rates)
+    ema = jax.tree.map(jnp.copy, trained) if config.ema_decay else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config, rates).init(trained), ema)
+
+
+def reciprocal_terms(
+    refsr: Callable[[jax.Array, jax.Array], jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
+) -> dict[str, jax.Array]:
+    """The unweighted terms of eq. 6 whose weight is not zero.
+
+    Two passes of one model: `sr` from `lr` and `ref` (eq. 1), then the warped reference from its low-resolution version with
+    `sr` as the reference (eq. 3). The second pass has a gradient with respect to `sr`.
+
+    Args:
+      refsr: any model, (lr, ref) -> sr.
+      batch: `lr`, `hr`, `ref`, and for `rtrr` the warped reference `ref_p` with its low-resolution version `ref_lr_p`.
+      weights: by term.
+    """
+    sr = refsr(batch["lr"], batch["ref"])
+    terms = {}
+    if weights["rec"]:
+        terms["rec"] = losses.l1(batch["hr"], sr)
+    if weights["rtrr"]:
+        terms["rtrr"] = losses.l1(batch["ref_p"], refsr(batch["ref_lr_p"], sr))
+    return terms
+
+
+def make_train_step(
+    model: nn.Module, config: ConfigDict, mesh: Mesh
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step, (state, batch) -> (state, metrics); the state is donated.
+
+    Each device works on its share of the batch alone (`shard_map`), then gradients and metrics are averaged over the mesh: with a
+    global view, the partitioner would gather all features for the sampling, whose indices it cannot see through.
+
+    Metrics: every term unweighted, `loss` their weighted sum, `grad_norm` over trained parameters.
+    """
+    weights = config.loss.to_dict()
+    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+    def loss_and_gradient(trained, frozen, batch):
+        def loss(trained):
+            variables = {"params": merge(trained, frozen)}
+            terms = reciprocal_terms(functools.partial(model.apply, variables), batch, weights)
+            total = sum(weights[name] * value for name, value in terms.items())
+            return total, terms | {"loss": total}
+
+        gradient, metrics = jax.grad(loss, has_aux=True)(trained)
+        return jax.lax.pmean((gradient, metrics), DATA_AXIS)
+
+    loss_and_gradient = jax.shard_map(
+        loss_and_gradient,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(DATA_AXIS)),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+
+    def train_step(state, batch):
+        rates = parameter_rates(state.params, config.learning_rates)
+        trained, frozen = split(state.params, rates)
+        batch = {name: to_float(images) for name, images in batch.items()}
+        gradient, metrics = loss_and_gradient(trained, frozen, batch)
+        updates, opt_state = make_optimizer(config, rates).update(gradient, state.opt_state)
+        trained = optax.apply_updates(trained, updates)
+        ema = state.ema
+        if config.ema_decay:
+            ema = optax.incremental_update(trained, ema, 1 - config.ema_decay)
+        metrics["grad_norm"] = optax.global_norm(gradient)
+        return TrainState(state.step + 1, merge(trained, frozen), opt_state, ema), metrics
+
+    return jax.jit(
+        train_step, in_shardings=(replicated, sharded), out_shardings=(replicated, replicated), donate_argnums=0
+    )
+
+
+def eval_params(state: TrainState) -> Mapping:
+    """The parameters to evaluate: the moving average where there is one."""
+    if not state.ema:
+        return state.params
+    flat = traverse_util.flatten_dict(state.params, sep="/")
+    return traverse_util.unflatten_dict({**flat, **state.ema}, sep="/")
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """8-bit images to float32 in [0, 1]; float images as they are."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images

@@ -1,0 +1,208 @@
+"""Training: one function from a config to a trained, evaluated model."""
+
+import json
+import pathlib
+import signal
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from rrsr_jax import evaluate, models, weights
+from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir, write_atomically
+from rrsr_jax.data import pipeline
+from rrsr_jax.data.images import upscale
+from rrsr_jax.errors import InputError
+from rrsr_jax.models.correspondence import untrained
+from rrsr_jax.progress import Progress, log
+from rrsr_jax.step import DATA_AXIS, TrainState, create_state, eval_params, make_mesh, make_train_step
+
+# Weights kind of each pretrained part of RRSR; the trained part lies at the top level of the parameters.
+_WEIGHT_KINDS = {"vgg": "vgg19", "correspondence": "c2_extractor", "rrsr": "rrsr_restoration"}
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
+    """Trains until `config.steps`, or from where a run in `workdir` stopped, then evaluates.
+
+    Where a run starts: 1. the newest checkpoint in `workdir`; 2. `config.init_from`; 3. `config.weights` and random numbers.
+    SIGINT and SIGTERM save after the step in progress; the same call goes on from there.
+
+    Returns:
+      The results table (see `evaluate.evaluate`), or None if stopped early or if the config names no test set.
+
+    Raises:
+      InputError: bad config, data, weights or workdir; nothing is changed then.
+      FloatingPointError: a loss or gradient that is not finite; the last checkpoint is from before it.
+    """
+    workdir = pathlib.Path(workdir)
+
+    log("opening the data")
+    if config.batch_size % jax.device_count():
+        raise InputError(
+            f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
+        )
+    batches = pipeline.training_batches(
+        config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count()
+    )
+
+    log("building the model")
+    model = models.build(config.model)
+    params = initial_params(model, config)
+    claim_workdir(workdir, config)
+
+    log(f"placing the state on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+    mesh = make_mesh()
+    state = jax.device_put(create_state(params, config), NamedSharding(mesh, PartitionSpec()))
+    del params
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    if checkpoints.latest() is not None:
+        log(f"restoring checkpoint {checkpoints.latest()}")
+        state = checkpoints.restore(state, batches)
+
+    train_step = make_train_step(model, config, mesh)
+    with StopRequest() as stop:
+        state = _train(state, batches, train_step, model, config, workdir, mesh, checkpoints, stop)
+        checkpoints.close()
+        if int(state.step) < config.steps:
+            log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
+            return None
+    return _evaluate(model, state, config, workdir)
+
+
+def evaluate_only(config: ConfigDict, workdir: str) -> dict | None:
+    """Evaluates the newest checkpoint in `workdir`; see `train_and_evaluate`."""
+    workdir = pathlib.Path(workdir)
+    if not (workdir / "config.json").is_file():
+        raise InputError(f"--workdir={workdir}: a folder with a run expected, no config.json there; train first")
+    check_same_run(workdir / "config.json", config)
+    model = models.build(config.model)
+    like = jax.eval_shape(lambda: create_state(_random_params(model, config.seed), config))
+    sharding = NamedSharding(make_mesh(), PartitionSpec())
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like)
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    log(f"restoring checkpoint {checkpoints.latest()}")
+    return _evaluate(model, checkpoints.restore(like), config, workdir)
+
+
+def initial_params(model, config: ConfigDict) -> Mapping:
+    """Parameters to start from: `config.init_from`, or random ones with the parts that `config.weights` names replaced."""
+    params = _random_params(model, config.seed)
+    if config.init_from:
+        source = Checkpoints(pathlib.Path(config.init_from)).params()
+        what = f"the parameters of config.init_from={config.init_from} and this config's model"
+        weights.check_shapes(what, _flat_shapes(params), _flat_shapes(source))
+        return source
+    if "correspondence" in params and not config.weights.correspondence:
+        params["correspondence"] = untrained(params["correspondence"])
+    for part, path in config.weights.items():
+        if not path:
+            if part in params and not config.learning_rates[part]:
+                log(f"note: no config.weights.{part}: the frozen {part} network is random")
+            continue
+        loaded = weights.load(_WEIGHT_KINDS[part], path)
+        target = params if part == "rrsr" else params[part]
+        fitting = {k: v for k, v in loaded.items() if k in target}
+        weights.check_shapes(
+            f"{path} (config.weights.{part}) and this config's model",
+            {k: v for k, v in _flat_shapes(target).items() if k.split("/")[0] in fitting},
+            _flat_shapes(fitting),
+        )
+        target.update(fitting)
+    return params
+
+
+def _flat_shapes(tree: Mapping) -> dict[str, tuple]:
+    return {k: v.shape for k, v in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def _random_params(model, seed: int) -> dict:
+    lr, ref = jnp.zeros((1, 3, 3, 3)), jnp.zeros((1, 12, 12, 3))
+    return jax.jit(model.init)(jax.random.key(seed), lr, ref)["params"]
+
+
+def _train(state: TrainState, batches, train_step, model, config, workdir, mesh, checkpoints, stop) -> TrainState:
+    """The loop, until `config.steps` or a request to stop."""
+    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    step = int(state.step)
+    progress = Progress(workdir, step, config.steps, config.batch_size)
+    if step < config.steps:
+        log("compiling the training step (once; a minute or two for the full model)")
+    try:
+        while step < config.steps and not stop.requested(step):
+            local = next(batches)
+            batch = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
+            state, metrics = train_step(state, batch)
+            step += 1
+            metrics = {k: float(v) for k, v in metrics.items()}
+            if not all(np.isfinite(v) for v in metrics.values()):
+                raise FloatingPointError(
+                    f"step {step}: not finite: {metrics}; the last good checkpoint is {checkpoints.latest()}. "
+                    "Lower the learning rate, or look at the data of this step"
+                )
+            progress.stepped(step)
+            if step % config.log_every == 0 or step == config.steps:
+                progress.write(step, metrics)
+            if step % config.image_every == 0:
+                progress.image("train/bicubic_ref_sr_hr", _strip(model, state, local), step)
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                checkpoints.save(state, batches)
+        checkpoints.save(state, batches)
+    finally:
+        progress.close()
+    return state
+
+
+def _strip(model, state: TrainState, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The first image of a batch, side by side: bicubic, reference, result, ground truth."""
+    lr, ref, hr = batch["lr"][0], batch["ref"][0], batch["hr"][0]
+    sr = evaluate.make_upscaler(model, _on_one_device(eval_params(state)))(lr, ref)
+    return np.concatenate([upscale(lr), ref, sr, hr], axis=1)
+
+
+def _evaluate(model, state: TrainState, config: ConfigDict, workdir: pathlib.Path) -> dict | None:
+    """Evaluates on the first process; writes `results.json` and `sheets/` into the workdir."""
+    test_set = evaluate.samples(config.eval)
+    if not test_set or jax.process_index():
+        return None
+    log(f"evaluating on {len(test_set)} held-out crops")
+    upscaler = evaluate.make_upscaler(model, _on_one_device(eval_params(state)))
+    results = evaluate.evaluate(upscaler, test_set, config.eval.border, config.eval.sheets, workdir / "sheets")
+    write_atomically(workdir / "results.json", json.dumps(results, indent=2))
+    log(f"step {int(state.step)}, written to {workdir}/results.json and {workdir}/sheets")
+    print(evaluate.table(results))
+    return results
+
+
+def _on_one_device(params: Mapping) -> Mapping:
+    return jax.tree.map(lambda a: a.addressable_data(0), params)
+
+
+class StopRequest:
+    """While active, the first SIGINT or SIGTERM asks for a stop after the step in progress; a second one interrupts."""
+
+    def __enter__(self):
+        self._received = False
+        self._before = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, _):
+        if self._received:
+            raise KeyboardInterrupt
+        self._received = True
+        log(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop without saving")
+
+    def requested(self, step: int) -> bool:
+        """Whether to stop now; all processes of a run get the same answer."""
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            return bool(multihost_utils.process_allgather(np.array(self._received)).any())
+        return self._received

@@ -1,0 +1,192 @@
+"""Weights from elsewhere: PyTorch-layout state dicts to Flax variables and back.
+
+vgg19             torchvision's VGG-19 up to relu5_1     -> parameters of `VGG("relu5_1")`
+c2_extractor      C2-Matching's correspondence network   -> parameters of `CorrespondenceNet`
+rrsr_restoration  RRSR's trained part                    -> parameters of `RRSR`, without `vgg` and `correspondence`
+c2_discriminator  the GAN stage's image discriminator    -> variables of `Discriminator` (`params`, `batch_stats`)
+"""
+
+import functools
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from rrsr_jax.errors import InputError
+from rrsr_jax.models.correspondence import CorrespondenceNet
+from rrsr_jax.models.discriminator import Discriminator
+from rrsr_jax.models.encoders import VGG
+from rrsr_jax.models.rrsr import RRSR
+
+_SIZES = {"1": "small", "2": "medium", "4": "large"}
+_ORDINALS = ("first", "second", "third")
+_IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+_LEAVES = {"kernel": "weight", "experts": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+# Axes that bring a PyTorch array to Flax layout, by leaf name and rank; every other array is the same in both.
+_AXES = {("kernel", 2): (1, 0), ("kernel", 4): (2, 3, 1, 0), ("experts", 5): (0, 3, 4, 2, 1)}
+# Counts training batches in PyTorch's batch normalisation; with a fixed momentum nothing depends on it.
+_COUNTER = "num_batches_tracked"
+
+# Module path -> PyTorch module name, as regular expressions; the leaf is translated apart from it.
+_VGG19_INDEX = {
+    "1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14, "3_4": 16, "4_1": 19, "4_2": 21, "4_3": 23,
+    "4_4": 25, "5_1": 28,
+}  # fmt: skip
+_RULES = {
+    "vgg19": {r"conv(\d_\d)": lambda m: f"features.{_VGG19_INDEX[m[1]]}"},
+    "c2_extractor": {
+        r"branch_lr/(\w+)": r"feature_extraction_image1.model.\1",
+        r"branch_ref/(\w+)": r"feature_extraction_image2.model.\1",
+    },
+    "c2_discriminator": {
+        r"\w+/block(\d)_conv(\d)": lambda m: f"conv_block{m[1]}.{3 * int(m[2]) - 3}",
+        r"\w+/block(\d)_norm(\d)": lambda m: f"conv_block{m[1]}.{3 * int(m[2]) - 2}",
+        r"\w+/head(\d)": lambda m: f"out_block.{2 * int(m[1]) - 1}",
+    },
+    "rrsr_restoration": {
+        r"context_encoder/conv_first": r"content_extractor.conv_first",
+        r"context_encoder/block_(\d+)/(\w+)": r"content_extractor.body.\1.\2",
+        r"fas_(\d)x_(\d)/align": lambda m: f"dyn_agg_restore.{_dyn_agg(m)}",
+        r"fas_(\d)x_(\d)/align/offset_\dx/head": lambda m: f"dyn_agg_restore.{_dyn_agg(m)}.conv_offset_mask",
+        r"fas_(\d)x_(\d)/align/offset_\dx/(\w+)": lambda m: f"dyn_agg_restore.{_SIZES[m[1]]}_offset_{m[3]}{_order(m)}",
+        r"fas_(\d)x_(\d)/select": lambda m: f"dyn_agg_restore.head_{_SIZES[m[1]]}{_order(m)}",
+        r"fas_(\d)x_(\d)/select/router": lambda m: f"dyn_agg_restore.head_{_SIZES[m[1]]}{_order(m)}.routing_func.0",
+        r"fas_(\d)x_(\d)/select/gate(\d)": lambda m: (
+            f"dyn_agg_restore.head_{_SIZES[m[1]]}{_order(m)}.se.{2 * int(m[3]) - 2}"
+        ),
+        r"fas_(\d)x_(\d)/block_(\d+)/(\w+)": lambda m: f"dyn_agg_restore.body_{_SIZES[m[1]]}{_order(m)}.{m[3]}.{m[4]}",
+        r"up_(\d)x": lambda m: f"dyn_agg_restore.tail_{_SIZES[m[1]]}.0",
+        r"tail(\d)": lambda m: f"dyn_agg_restore.tail_large.{2 * int(m[1]) - 2}",
+    },
+}
+
+
+def _order(match) -> str:
+    return "" if match[1] == "1" else f"_{_ORDINALS[int(match[2])]}"
+
+
+def _dyn_agg(match) -> str:
+    return f"{_SIZES[match[1]]}_dyn_agg{_order(match)}"
+
+
+def _rrsr_trained():
+    small = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
+    variables = jax.eval_shape(RRSR().init, jax.random.key(0), small, _IMAGE)
+    return {k: v for k, v in variables["params"].items() if k not in ("vgg", "correspondence")}
+
+
+# What each kind's variables look like: names and shapes, without computing anything.
+_TEMPLATES: dict[str, Callable] = {
+    "vgg19": lambda: jax.eval_shape(VGG("relu5_1").init, jax.random.key(0), _IMAGE)["params"],
+    "c2_extractor": lambda: jax.eval_shape(CorrespondenceNet().init, jax.random.key(0), _IMAGE, _IMAGE)["params"],
+    "c2_discriminator": lambda: jax.eval_shape(
+        functools.partial(Discriminator().init, train=False), jax.random.key(0), _IMAGE
+    ),
+    "rrsr_restoration": _rrsr_trained,
+}
+KINDS = tuple(_TEMPLATES)
+
+
+class _Entry(NamedTuple):
+    """How one Flax array is called and laid out in PyTorch."""
+
+    key: str
+    axes: tuple[int, ...] | None
+
+
+def _entry(kind: str, path: str, rank: int) -> _Entry:
+    module, _, leaf = path.rpartition("/")
+    for pattern, replacement in _RULES[kind].items():
+        if match := re.fullmatch(pattern, module):
+            name = replacement(match) if callable(replacement) else match.expand(replacement)
+            return _Entry(f"{name}.{_LEAVES.get(leaf, leaf)}", _AXES.get((leaf, rank)))
+    raise InputError(f"{kind}: parameter {path} has no counterpart in the PyTorch checkpoint")
+
+
+def from_torch(kind: str, state_dict: Mapping[str, np.ndarray]) -> dict:
+    """Flax variables from a PyTorch-layout state dict.
+
+    Args:
+      kind: one of `KINDS`.
+      state_dict: arrays by key, convolution weights as (O, I, kH, kW).
+
+    Raises:
+      InputError: an unknown kind; or missing, unexpected or wrongly shaped keys, listing all of them.
+    """
+    template = traverse_util.flatten_dict(_template(kind), sep="/")
+    entries = {path: _entry(kind, path, len(leaf.shape)) for path, leaf in template.items()}
+    got = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(_COUNTER)}
+    expected_shapes = {e.key: _torch_shape(template[path].shape, e.axes) for path, e in entries.items()}
+    check_shapes(f"{kind} weights", expected_shapes, {k: v.shape for k, v in got.items()})
+    flat = {}
+    for path, entry in entries.items():
+        array = got[entry.key] if entry.axes is None else got[entry.key].transpose(entry.axes)
+        flat[path] = np.ascontiguousarray(array, dtype=np.float32)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def to_torch(kind: str, params: Mapping) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`; takes variables of other widths and depths, too."""
+    _template(kind)
+    state_dict = {}
+    for path, value in traverse_util.flatten_dict(params, sep="/").items():
+        key, axes = _entry(kind, path, np.ndim(value))
+        value = np.asarray(value)
+        state_dict[key] = np.ascontiguousarray(value if axes is None else value.transpose(np.argsort(axes)))
+        if key.endswith(".running_var"):
+            state_dict[key.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    return state_dict
+
+
+def load(kind: str, path: str) -> dict:
+    """`from_torch` of a file: .npz, or .pth / .pt (which needs the extra `torch`; code in the file is never run).
+
+    Raises:
+      InputError: no such file, another ending, or weights that do not fit.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise InputError(f"{kind} weights: no file {file}")
+    if file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as arrays:
+            return from_torch(kind, dict(arrays))
+    if file.suffix not in (".pth", ".pt"):
+        raise InputError(f"{kind} weights: a .npz, .pth or .pt file expected, got {file}")
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"reading {file} needs PyTorch: pip install 'rrsr_jax[torch]'") from error
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    # torchvision's file holds the classifier as well, and VGG-19 beyond relu5_1.
+    state = {k: v.numpy() for k, v in state.items()}
+    if kind == "vgg19":
+        state = {k: v for k, v in state.items() if k in to_torch(kind, _template(kind, concrete=True))}
+    return from_torch(kind, state)
+
+
+def _template(kind: str, concrete: bool = False):
+    if kind not in _TEMPLATES:
+        raise InputError(f"unknown kind of weights {kind!r}; there are: {', '.join(KINDS)}")
+    template = _TEMPLATES[kind]()
+    return jax.tree.map(lambda a: np.zeros(a.shape, np.float32), template) if concrete else template
+
+
+def _torch_shape(shape, axes):
+    return tuple(shape) if axes is None else tuple(shape[i] for i in np.argsort(axes))
+
+
+def check_shapes(what: str, expected: Mapping[str, tuple], got: Mapping[str, tuple]) -> None:
+    """Raises InputError that lists every missing, unexpected and wrongly shaped name of `got`."""
+    lines = [f"missing: {k} {tuple(expected[k])}" for k in expected if k not in got]
+    lines += [f"unexpected: {k} {tuple(got[k])}" for k in got if k not in expected]
+    lines += [
+        f"wrong shape: {k}: {tuple(expected[k])} expected, got {tuple(got[k])}"
+        for k in expected
+        if k in got and tuple(expected[k]) != tuple(got[k])
+    ]
+    if lines:
+        raise InputError(f"{what} do not fit ({len(lines)} differences):\n  " + "\n  ".join(lines))

@@ -1,0 +1,57 @@
+"""Golden arrays, and models small enough to compile in seconds."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("NPROC", "16")  # several CPU devices deadlock in collectives when they outnumber the threads
+
+
+import numpy as np
+import pytest
+from absl import flags
+
+from rrsr_jax.models.rrsr import RRSR
+from tests.golden import recipe
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+flags.FLAGS.mark_as_parsed()  # Grain reads absl flags
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """`golden(name)` is the dict of arrays of `tests/golden/<name>.npz`."""
+
+    def load(name):
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def state_dict():
+    """`state_dict(kind)` has the deterministic PyTorch-layout weights behind the golden arrays."""
+    return recipe.state_dict
+
+
+def relative_error(got, expected) -> float:
+    """|got - expected| / |expected|, in float64."""
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    assert got.shape == expected.shape, f"{got.shape} != {expected.shape}"
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def tiny_rrsr(**changes):
+    """An RRSR with every part of the full one that compiles in seconds."""
+    fields = dict(
+        features=8,
+        context_blocks=1,
+        alignments=(1, 2, 1),
+        blocks=(1, 1, 1),
+        experts=2,
+        groups=2,
+        vgg_channels=(4, 6, 8),
+        correspondence_channels=(4, 6, 8),
+    )
+    return RRSR(**{**fields, **changes})

@@ -1,0 +1,237 @@
+"""The networks against the golden arrays of the authors' release, and properties of the whole model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from rrsr_jax import losses, weights
+from rrsr_jax.models.discriminator import Discriminator
+from rrsr_jax.models.encoders import VGG
+from rrsr_jax.models.layers import pixel_shuffle
+from rrsr_jax.models.pfas import ReferenceAwareSelection
+from rrsr_jax.models.rrsr import RRSR
+from rrsr_jax.step import reciprocal_terms
+from tests.conftest import relative_error, tiny_rrsr
+
+VGG_OF_RRSR = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
+
+
+@pytest.fixture(scope="module")
+def rrsr_params(state_dict):
+    vgg = weights.from_torch("vgg19", state_dict("vgg19"))
+    correspondence = weights.from_torch("c2_extractor", state_dict("c2_extractor"))
+    trained = weights.from_torch("rrsr_restoration", state_dict("rrsr_restoration"))
+    return trained | {"vgg": {name: vgg[name] for name in VGG_OF_RRSR}, "correspondence": correspondence}
+
+
+@pytest.fixture(scope="module")
+def rrsr_golden(golden):
+    """Images as float32 in [0, 1]."""
+    return {k: v.astype(np.float32) / 255 if v.dtype == np.uint8 else v for k, v in golden("rrsr").items()}
+
+
+@pytest.fixture(scope="module")
+def tiny_params():
+    model = tiny_rrsr()
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 3, 3, 3)), jnp.zeros((1, 12, 12, 3)))["params"]
+    # Offsets start at zero; give them values, or a test could not tell whether they are used.
+    flat = traverse_util.flatten_dict(params)
+    rng = np.random.default_rng(0)
+    flat = {k: v + 0.1 * rng.standard_normal(v.shape).astype(np.float32) if "head" in k else v for k, v in flat.items()}
+    return traverse_util.unflatten_dict(flat)
+
+
+def images(*shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.integers(0, 256, (*shape, 3)) / 255, jnp.float32) for shape in shapes]
+
+
+def test_vgg19_features_and_perceptual_loss(golden, state_dict):
+    expected = golden("vgg19")
+    params = weights.from_torch("vgg19", state_dict("vgg19"))
+    apply = jax.jit(lambda image: VGG("relu5_1").apply({"params": params}, image[None]))
+    features, other = apply(expected["image"]), apply(expected["other"])
+    assert set(features) == {f"relu{stage}_1" for stage in range(1, 6)}
+    for name, value in features.items():
+        assert relative_error(value, expected[name]) < 1e-4, name
+    fro = losses.perceptual(features["relu5_1"], other["relu5_1"])
+    assert relative_error(fro, expected["perceptual_fro"]) < 1e-4
+
+
+def test_discriminator(golden, state_dict):
+    expected = golden("discriminator")
+    variables = weights.from_torch("c2_discriminator", state_dict("c2_discriminator"))
+    model = Discriminator()
+    assert relative_error(model.apply(variables, expected["real"], train=False), expected["eval_out"]) < 1e-4
+
+    def train(image):
+        return model.apply(variables, image, train=True, mutable=["batch_stats"])[0]
+
+    assert relative_error(train(expected["real"]), expected["train_out"]) < 1e-4
+    penalty, norm = losses.gradient_penalty(train, expected["real"], expected["fake"], expected["alpha"])
+    assert relative_error(norm, expected["gradient_norm"]) < 1e-3
+    assert relative_error(penalty, expected["gradient_penalty"]) < 1e-3
+
+
+def test_discriminator_running_statistics_move():
+    model, (image,) = Discriminator(features=(4, 4), head=8), images((3, 16, 16))
+    variables = model.init(jax.random.key(0), image, train=False)
+    _, updated = model.apply(variables, image, train=True, mutable=["batch_stats"])
+    before, after = (v["batch_stats"]["block1_norm1"]["var"] for v in (variables, updated))
+    # Momentum 0.9: the variance leaves its initial 1 by a tenth of the way to the (tiny) batch variance.
+    np.testing.assert_allclose(after, 0.9 * before, atol=0.05)
+
+
+def test_rrsr_matches_release(rrsr_golden, rrsr_params):
+    z = rrsr_golden
+    apply = jax.jit(lambda lr, ref: RRSR().apply({"params": rrsr_params}, lr, ref, mutable=["intermediates"]))
+    sr, _ = apply(z["lr"], z["ref"])
+    assert relative_error(sr, z["sr"]) < 1e-4
+    second, found = apply(z["lr_warped"], sr)
+    assert relative_error(second, z["sr_warped"]) < 1e-4
+    flow = found["intermediates"]["flow"][0]
+    np.testing.assert_array_equal(flow[..., ::-1], z["match_index_second"])
+
+
+def test_rrsr_masked_pooling_matches_release(rrsr_golden, rrsr_params):
+    z = rrsr_golden
+    valid = jnp.asarray(np.tile(z["valid_size"] // 4, (2, 1)))
+    sr = jax.jit(RRSR().apply)({"params": rrsr_params}, z["lr"], z["ref"], valid)
+    assert relative_error(sr, z["sr_masked_pooling"]) < 1e-4
+    assert relative_error(sr, z["sr"]) > 1e-3
+
+
+def test_reciprocal_losses_and_gradients_match_release(rrsr_golden, rrsr_params):
+    z = rrsr_golden
+    batch = {"lr": z["lr"], "hr": z["hr"], "ref": z["ref"], "ref_lr_p": z["lr_warped"], "ref_p": z["hr_warped"]}
+    frozen = {k: rrsr_params[k] for k in ("vgg", "correspondence")}
+    trained = {k: v for k, v in rrsr_params.items() if k not in frozen}
+
+    def loss(trained):
+        refsr = lambda lr, ref: RRSR().apply({"params": trained | frozen}, lr, ref)  # noqa: E731
+        terms = reciprocal_terms(refsr, batch, {"rec": 1.0, "rtrr": 0.4})
+        return terms["rec"] + 0.4 * terms["rtrr"], terms
+
+    gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(trained)
+    assert relative_error(terms["rec"], z["l_rec"]) < 1e-4
+    assert relative_error(terms["rtrr"], z["l_rtrr"]) < 1e-4
+    by_key = weights.to_torch("rrsr_restoration", gradient)
+    listed = [k for k in z if k.startswith("grad/")]
+    assert len(listed) == 6
+    for name in listed:
+        assert relative_error(by_key[name.removeprefix("grad/")], z[name]) < 1e-3, name
+
+
+def test_trained_parameters_of_the_paper():
+    variables = jax.eval_shape(RRSR().init, jax.random.key(0), *images((1, 3, 3), (1, 12, 12)))
+    count = {k: sum(a.size for a in jax.tree.leaves(v)) for k, v in variables["params"].items()}
+    assert sum(n for k, n in count.items() if k not in ("vgg", "correspondence")) == 22_594_651
+
+
+def test_c2_matching_is_rrsr_without_its_additions():
+    model = RRSR(alignments=(1, 1, 1), blocks=(16, 16, 16), experts=0)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *images((1, 3, 3), (1, 12, 12)))
+    trained = {k: v for k, v in variables["params"].items() if k not in ("vgg", "correspondence")}
+    assert sum(a.size for a in jax.tree.leaves(trained)) == 8_865_547
+
+
+@pytest.mark.parametrize(("lr_size", "ref_size"), [((7, 10), (28, 40)), ((9, 6), (37, 50)), ((8, 8), (13, 14))])
+def test_any_sizes(tiny_params, lr_size, ref_size):
+    lr, ref = images((2, *lr_size), (2, *ref_size))
+    sr = jax.jit(tiny_rrsr().apply)({"params": tiny_params}, lr, ref)
+    assert sr.shape == (2, 4 * lr_size[0], 4 * lr_size[1], 3)
+    assert np.isfinite(sr).all()
+
+
+def test_images_of_a_batch_do_not_mix(tiny_params):
+    lr, ref = images((3, 7, 8), (3, 28, 36))
+    apply = jax.jit(tiny_rrsr().apply)
+    together = apply({"params": tiny_params}, lr, ref)
+    for i in range(3):
+        alone = apply({"params": tiny_params}, lr[i : i + 1], ref[i : i + 1])
+        np.testing.assert_allclose(together[i], alone[0], atol=1e-5)
+
+
+def test_reference_of_another_size_agrees_with_the_padded_protocol(tiny_params):
+    """Away from the padding's edges, leaving the padding out changes nothing; near them it may."""
+    lr, ref = images((1, 12, 12), (1, 64, 64))
+    padded_lr = jnp.zeros((1, 16, 16, 3)).at[:, :12, :12].set(lr)
+    apply = jax.jit(lambda *a: tiny_rrsr().apply({"params": tiny_params}, *a, mutable=["intermediates"]))
+    (own, a), (padded, b) = apply(lr, ref), apply(padded_lr, ref, jnp.array([[12, 12]]))
+    flow_a, flow_b = a["intermediates"]["flow"][0], b["intermediates"]["flow"][0]
+    same = (flow_a == flow_b[:, :12, :12]).all(-1)
+    assert same[:, :6, :6].mean() > 0.9
+    assert own.shape == (1, 48, 48, 3)
+    assert np.abs(own - padded[:, :48, :48])[:, :12, :12].mean() < 0.02
+
+
+def test_intermediates_are_reachable(tiny_params):
+    lr, ref = images((2, 6, 7), (2, 32, 20))
+    _, found = jax.jit(lambda *a: tiny_rrsr().apply({"params": tiny_params}, *a, mutable=["intermediates"]))(lr, ref)
+    found = found["intermediates"]
+    assert found["match_index"][0].shape == (2, 4, 5)
+    assert found["flow"][0].shape == (2, 6, 7, 2)
+    for scale, channels, blocks in ((1, 8, 1), (2, 6, 2), (4, 4, 1)):
+        assert found[f"pre_offset_{scale}x"][0].shape == (2, 6 * scale, 7 * scale, 9, 2)
+        for i in range(blocks):
+            block = found[f"fas_{scale}x_{i}"]
+            assert block["aligned"][0].shape == (2, 6 * scale, 7 * scale, channels)
+            routing = np.asarray(block["select"]["routing"][0])
+            assert routing.shape == (2, 2)
+            assert ((routing > 0) & (routing < 1)).all()
+
+
+def test_no_gradient_through_the_match(tiny_params):
+    lr, ref = images((1, 6, 6), (1, 24, 24))
+
+    def loss(params):
+        return tiny_rrsr().apply({"params": params}, lr, ref).sum()
+
+    gradient = jax.jit(jax.grad(loss))(tiny_params)
+    size = {k: max(float(jnp.abs(a).max()) for a in jax.tree.leaves(v)) for k, v in gradient.items()}
+    assert size["correspondence"] == 0
+    assert all(v > 0 for k, v in size.items() if k != "correspondence")
+
+
+def test_selection_mixes_experts_as_in_equations_4_and_5():
+    """One mixed kernel equals the weighted sum of the experts' convolutions, plus the mixed bias, per image."""
+    (merged,) = images((2, 5, 6))
+    model = ReferenceAwareSelection(features=4, experts=3, gate=False)
+    variables = model.init(jax.random.key(1), merged)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape), jnp.float32), variables["params"])
+    got, found = model.apply({"params": params}, merged, mutable=["intermediates"])
+    routing = found["intermediates"]["routing"][0]
+    logits = merged.mean((1, 2)) @ params["router"]["kernel"] + params["router"]["bias"]
+    np.testing.assert_allclose(routing, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    dims = ("NHWC", "HWIO", "NHWC")
+    each = [
+        jax.lax.conv_general_dilated(merged, kernel, (1, 1), "SAME", dimension_numbers=dims) + bias
+        for kernel, bias in zip(params["experts"], params["bias"], strict=True)
+    ]
+    expected = sum(routing[:, k, None, None, None] * each[k] for k in range(3))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_pixel_shuffle_orders_channels_before_positions():
+    x = jnp.arange(8.0).reshape(1, 1, 1, 8)  # (c, dy, dx) = (2, 2, 2)
+    np.testing.assert_array_equal(pixel_shuffle(x)[0, ..., 0], [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(pixel_shuffle(x)[0, ..., 1], [[4, 5], [6, 7]])
+
+
+@pytest.mark.parametrize(
+    ("lr", "ref", "message"),
+    [
+        (np.zeros((1, 8, 8, 4), np.float32), np.zeros((1, 32, 32, 3), np.float32), r"lr: .* \(N, H, W, 3\) expected"),
+        (np.zeros((8, 8, 3), np.float32), np.zeros((1, 32, 32, 3), np.float32), r"lr: .* \(N, H, W, 3\) expected"),
+        (np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 32, 32, 3), np.uint8), "ref: floating point .* uint8"),
+        (np.zeros((1, 2, 8, 3), np.float32), np.zeros((1, 32, 32, 3), np.float32), "input: 3x3 feature pixels .* 2x8"),
+        (np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 11, 32, 3), np.float32), "reference: 3x3 .* 2x8"),
+        (np.zeros((1, 8, 8, 3), np.float32), np.zeros((2, 32, 32, 3), np.float32), "batches of one size"),
+    ],
+)
+def test_wrong_images_say_what_was_expected(tiny_params, lr, ref, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_rrsr().apply({"params": tiny_params}, lr, ref)
