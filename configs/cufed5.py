@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
     )
     # Files of pretrained parameters, by module; where empty, the module starts untrained.
     c.weights = ConfigDict(dict(vgg="", correspondence="", rrsr=""))
+    # Multiplies the random initial kernels of the trained part, N(0, 0.02); a narrow network needs more to pass a signal on.
+    c.init_gain = 1.0
     c.init_from = ""  # workdir of another run to take the parameters from
 
     c.data = ConfigDict(

@@ -13,17 +13,19 @@ def get_config() -> ConfigDict:
     c.model.update(
         features=32,
         context_blocks=4,
-        blocks=(4, 2, 2),
+        alignments=(1, 2, 2),
+        blocks=(2, 1, 1),
         experts=4,
-        groups=4,
+        groups=2,
         vgg_channels=(16, 32, 64),
         correspondence_channels=(16, 32, 64),
     )
-    c.data.update(name="embedded", patch=96, threads=2, prefetch=4)
-    c.batch_size = 4
+    c.init_gain = 2.0
+    c.data.update(name="embedded", patch=64, warp_range=(2.0, 8.0), threads=2, prefetch=4)
+    c.batch_size = 2
     c.steps = 1_000
-    # No pretrained weights here: the reference's features are learnt with the rest.
-    c.learning_rates.update(default=5e-4, offset_4x=5e-4, offset_2x=5e-4, offset_1x=5e-4, vgg=5e-4)
+    # No pretrained weights here: the reference's features are learnt with the rest, matching stays random.
+    c.learning_rates.update(default=1e-3, offset_4x=1e-3, offset_2x=1e-3, offset_1x=1e-3, vgg=1e-3)
     c.decay_steps = (800,)
     c.log_every = 10
     c.image_every = 250

@@ -76,6 +76,11 @@ def create_state(params: Mapping, config: ConfigDict) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config, rates).init(trained), ema)
 
 
+def place(state: TrainState, mesh: Mesh) -> TrainState:
+    """The state, replicated over the mesh; unplaced, it would cost a second compilation."""
+    return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+
 def reciprocal_terms(
     refsr: Callable[[jax.Array, jax.Array], jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
 ) -> dict[str, jax.Array]:
@@ -139,7 +144,7 @@ def make_train_step(
         ema = state.ema
         if config.ema_decay:
             ema = optax.incremental_update(trained, ema, 1 - config.ema_decay)
-        metrics["grad_norm"] = optax.global_norm(gradient)
+        metrics["grad_norm"] = optax.tree.norm(gradient)
         return TrainState(state.step + 1, merge(trained, frozen), opt_state, ema), metrics
 
     return jax.jit(

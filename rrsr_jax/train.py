@@ -19,7 +19,7 @@ from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.progress import Progress, log
-from rrsr_jax.step import DATA_AXIS, TrainState, create_state, eval_params, make_mesh, make_train_step
+from rrsr_jax.step import DATA_AXIS, TrainState, create_state, eval_params, make_mesh, make_train_step, place
 
 # Weights kind of each pretrained part of RRSR; the trained part lies at the top level of the parameters.
 _WEIGHT_KINDS = {"vgg": "vgg19", "correspondence": "c2_extractor", "rrsr": "rrsr_restoration"}
@@ -56,7 +56,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
 
     log(f"placing the state on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
     mesh = make_mesh()
-    state = jax.device_put(create_state(params, config), NamedSharding(mesh, PartitionSpec()))
+    state = place(create_state(params, config), mesh)
     del params
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     if checkpoints.latest() is not None:
@@ -96,6 +96,7 @@ def initial_params(model, config: ConfigDict) -> Mapping:
         what = f"the parameters of config.init_from={config.init_from} and this config's model"
         weights.check_shapes(what, _flat_shapes(params), _flat_shapes(source))
         return source
+    params = {k: v if k in _WEIGHT_KINDS else _scale_kernels(v, config.init_gain) for k, v in params.items()}
     if "correspondence" in params and not config.weights.correspondence:
         params["correspondence"] = untrained(params["correspondence"])
     for part, path in config.weights.items():
@@ -103,16 +104,22 @@ def initial_params(model, config: ConfigDict) -> Mapping:
             if part in params and not config.learning_rates[part]:
                 log(f"note: no config.weights.{part}: the frozen {part} network is random")
             continue
+        if part != "rrsr" and part not in params:
+            raise InputError(f"config.weights.{part}: this model has no part {part}")
         loaded = weights.load(_WEIGHT_KINDS[part], path)
         target = params if part == "rrsr" else params[part]
-        fitting = {k: v for k, v in loaded.items() if k in target}
-        weights.check_shapes(
-            f"{path} (config.weights.{part}) and this config's model",
-            {k: v for k, v in _flat_shapes(target).items() if k.split("/")[0] in fitting},
-            _flat_shapes(fitting),
-        )
-        target.update(fitting)
+        if part == "vgg":  # the file goes further than the model
+            loaded = {layer: value for layer, value in loaded.items() if layer in target}
+        wanted = {module: value for module, value in target.items() if module not in _WEIGHT_KINDS}
+        what = f"{path} (config.weights.{part}) and this config's model"
+        weights.check_shapes(what, _flat_shapes(wanted), _flat_shapes(loaded))
+        target.update(loaded)
     return params
+
+
+def _scale_kernels(params: Mapping, gain: float) -> dict:
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict({k: v * gain if v.ndim > 1 and k[-1] != "bias" else v for k, v in flat.items()})
 
 
 def _flat_shapes(tree: Mapping) -> dict[str, tuple]:

@@ -9,6 +9,7 @@ c2_discriminator  the GAN stage's image discriminator    -> variables of `Discri
 import functools
 import pathlib
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -152,8 +153,12 @@ def load(kind: str, path: str) -> dict:
     if not file.is_file():
         raise InputError(f"{kind} weights: no file {file}")
     if file.suffix == ".npz":
-        with np.load(file, allow_pickle=False) as arrays:
-            return from_torch(kind, dict(arrays))
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                state = dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise InputError(f"{kind} weights: {file} cannot be read as .npz ({error})") from error
+        return from_torch(kind, state)
     if file.suffix not in (".pth", ".pt"):
         raise InputError(f"{kind} weights: a .npz, .pth or .pt file expected, got {file}")
     try:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from configs import demo
 from rrsr_jax.models.rrsr import RRSR
 from tests.golden import recipe
 
@@ -55,3 +56,14 @@ def tiny_rrsr(**changes):
         correspondence_channels=(4, 6, 8),
     )
     return RRSR(**{**fields, **changes})
+
+
+def tiny_config(**changes):
+    """The demo's config, shrunk to `tiny_rrsr` and a few steps; `changes` by dotted name (`data__patch`: `data.patch`)."""
+    config = demo.get_config()
+    config.model.update({k: getattr(tiny_rrsr(), k) for k in config.model if k != "name"})
+    config.data.update(patch=32, warp_range=(1.0, 4.0))
+    config.eval.update(crops=2, patch=48, sheets=1)
+    config.update(batch_size=2, steps=3, log_every=1, image_every=2, checkpoint_every=2)
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return config

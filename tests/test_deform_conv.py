@@ -20,7 +20,10 @@ def implementation(request):
 def random_inputs(seed=0, n=2, h=7, w=9, c=6, co=5, groups=3, out=None, reach=3.0):
     rng = np.random.default_rng(seed)
     ho, wo = out or (h, w)
-    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+
+    def normal(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
     return dict(
         x=normal(n, h, w, c),
         offset=reach * normal(n, ho, wo, groups, 9, 2),
@@ -36,11 +39,11 @@ def slow_loop(x, offset, mask, weight, bias, stride=1, padding=1, dilation=1):
     _, ho, wo, groups, _, _ = offset.shape
     size = c // groups
     out = np.zeros((n, ho, wo, weight.shape[-1])) + bias
-    pixel = (
-        lambda b, y, z, g: (
-            x[b, y, z, g * size : (g + 1) * size].astype(np.float64) if 0 <= y < h and 0 <= z < w else np.zeros(size)
-        )
-    )
+
+    def pixel(b, y, z, g):
+        inside = 0 <= y < h and 0 <= z < w
+        return x[b, y, z, g * size : (g + 1) * size].astype(np.float64) if inside else np.zeros(size)
+
     for b, i, j, g, t in np.ndindex(n, ho, wo, groups, 9):
         y = i * stride - padding + t // 3 * dilation + float(offset[b, i, j, g, t, 0])
         z = j * stride - padding + t % 3 * dilation + float(offset[b, i, j, g, t, 1])

@@ -1,5 +1,7 @@
 """The networks against the golden arrays of the authors' release, and properties of the whole model."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +112,7 @@ def test_reciprocal_losses_and_gradients_match_release(rrsr_golden, rrsr_params)
     trained = {k: v for k, v in rrsr_params.items() if k not in frozen}
 
     def loss(trained):
-        refsr = lambda lr, ref: RRSR().apply({"params": trained | frozen}, lr, ref)  # noqa: E731
+        refsr = functools.partial(RRSR().apply, {"params": trained | frozen})
         terms = reciprocal_terms(refsr, batch, {"rec": 1.0, "rtrr": 0.4})
         return terms["rec"] + 0.4 * terms["rtrr"], terms
 

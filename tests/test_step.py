@@ -1,0 +1,187 @@
+"""The reciprocal step: losses, rates, frozen parts, devices, traces."""
+
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from rrsr_jax import step as steps
+from tests.conftest import tiny_config
+
+TRACES = []
+
+
+class Convolution(nn.Module):
+    """A RefSR model in ten lines, with the module names that have their own rates."""
+
+    @nn.compact
+    def __call__(self, lr, ref):
+        TRACES.append(lr.shape)
+        size = (lr.shape[0], 4 * lr.shape[1], 4 * lr.shape[2], 3)
+        up, ref = jax.image.resize(lr, size, "linear"), jax.image.resize(ref, size, "linear")
+        x = nn.tanh(nn.Conv(6, (3, 3), name="vgg")(jnp.concatenate([up, ref], -1)))
+        x = sum(nn.Conv(6, (3, 3), name=f"offset_{scale}x")(x) for scale in (1, 2, 4))
+        return up + nn.Conv(3, (3, 3), name="tail")(x)
+
+
+def batch(n=4, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = {"lr": 8, "hr": 32, "ref": 32, "ref_p": 32, "ref_lr_p": 8}
+    return {k: rng.integers(0, 256, (n, s, s, 3), dtype=np.uint8) for k, s in sizes.items()}
+
+
+def start(config, devices=1, model=None):
+    model = model or Convolution()
+    mesh = steps.make_mesh(jax.devices()[:devices])
+    images = batch(1)
+    params = model.init(jax.random.key(0), *(steps.to_float(jnp.asarray(images[k])) for k in ("lr", "ref")))["params"]
+    return steps.place(steps.create_state(params, config), mesh), steps.make_train_step(model, config, mesh)
+
+
+def test_loss_is_the_weighted_sum_of_both_passes():
+    config = tiny_config(loss__rec=0.7, loss__rtrr=0.3)
+    state, train_step = start(config)
+    images = {k: v / np.float32(255) for k, v in batch().items()}
+    sr = Convolution().apply({"params": state.params}, images["lr"], images["ref"])
+    sr_p = Convolution().apply({"params": state.params}, images["ref_lr_p"], sr)
+    rec, rtrr = np.abs(images["hr"] - sr).mean(), np.abs(images["ref_p"] - sr_p).mean()
+    _, metrics = train_step(state, batch())
+    np.testing.assert_allclose(metrics["rec"], rec, rtol=1e-5)
+    np.testing.assert_allclose(metrics["rtrr"], rtrr, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], 0.7 * rec + 0.3 * rtrr, rtol=1e-5)
+
+
+def test_second_pass_teaches_the_first():
+    """With the reciprocal term alone, the gradient of sr as the reference is what is left of the first pass."""
+
+    def gradient(detach):
+        images = {k: steps.to_float(jnp.asarray(v)) for k, v in batch().items()}
+        params = Convolution().init(jax.random.key(0), images["lr"], images["ref"])["params"]
+
+        def loss(params):
+            first = []
+
+            def refsr(lr, ref):
+                out = Convolution().apply({"params": params}, lr, ref)
+                first.append(out)
+                return jax.lax.stop_gradient(out) if detach and len(first) == 1 else out
+
+            return steps.reciprocal_terms(refsr, images, {"rec": 0.0, "rtrr": 1.0})["rtrr"]
+
+        return jax.grad(loss)(params)["tail"]["kernel"]
+
+    assert np.abs(gradient(detach=False) - gradient(detach=True)).max() > 1e-4
+
+
+def test_terms_of_weight_zero_are_left_out():
+    state, train_step = start(tiny_config(loss__rtrr=0.0))
+    images = {k: v for k, v in batch().items() if k in ("lr", "hr", "ref")}
+    _, metrics = train_step(state, images)
+    assert set(metrics) == {"rec", "loss", "grad_norm"}
+    np.testing.assert_allclose(metrics["rec"], metrics["loss"])
+
+
+def test_without_warp_the_term_is_still_computable():
+    images = batch()
+    images |= {"ref_p": images["ref"]}
+    state, train_step = start(tiny_config())
+    _, metrics = train_step(state, images)
+    assert 0 < float(metrics["rtrr"]) < 1
+
+
+def test_every_module_moves_at_its_own_rate():
+    rates = dict(default=1e-2, vgg=0.0, offset_1x=1e-6, offset_2x=1e-5, offset_4x=1e-4)
+    state, train_step = start(tiny_config(**{f"learning_rates__{k}": v for k, v in rates.items()}))
+    before = jax.tree.map(np.array, state.params)
+    state, _ = train_step(state, batch())
+    moved = jax.tree.map(lambda a, b: float(np.abs(a.astype(np.float64) - b).max()), before, dict(state.params))
+    # Adam's first update has the size of the rate.
+    for module, leaves in moved.items():
+        expected = rates.get(module, rates["default"])
+        np.testing.assert_allclose(leaves["kernel"], expected, rtol=0.1, err_msg=module)
+
+
+def test_frozen_parameters_of_rrsr_do_not_move():
+    from tests.conftest import tiny_rrsr
+
+    state, train_step = start(tiny_config(learning_rates__vgg=0.0), model=tiny_rrsr())
+    before = jax.tree.map(np.array, state.params)
+    for seed in range(2):
+        state, _ = train_step(state, batch(2, seed))
+    for name, a in traverse_util.flatten_dict(before, sep="/").items():
+        b = traverse_util.flatten_dict(dict(state.params), sep="/")[name]
+        if name.split("/")[0] in ("vgg", "correspondence"):
+            np.testing.assert_array_equal(a, b, err_msg=name)
+        else:
+            assert (a != b).any(), name
+
+
+def test_rates_decay_together():
+    config = tiny_config(decay_steps=(2,), decay_factor=0.1, learning_rates__default=1e-3)
+    state, train_step = start(config)
+    sizes = []
+    for _ in range(3):
+        before = np.array(state.params["tail"]["bias"])
+        state, _ = train_step(state, batch())
+        sizes.append(np.abs(np.array(state.params["tail"]["bias"]) - before).max())
+    np.testing.assert_allclose(sizes, [1e-3, 1e-3, 1e-4], rtol=0.1)
+
+
+def test_moving_average():
+    state, train_step = start(tiny_config(ema_decay=0.9))
+    expected = np.array(state.params["tail"]["kernel"])
+    for seed in range(3):
+        state, _ = train_step(state, batch(seed=seed))
+        expected = 0.9 * expected + 0.1 * np.array(state.params["tail"]["kernel"])
+    np.testing.assert_allclose(steps.eval_params(state)["tail"]["kernel"], expected, rtol=1e-5)
+    off, _ = start(tiny_config())
+    assert steps.eval_params(off) is off.params
+
+
+def test_one_trace_for_a_whole_run():
+    state, train_step = start(tiny_config())
+    TRACES.clear()
+    for seed in range(4):
+        state, _ = train_step(state, batch(seed=seed))
+    assert len(TRACES) == 2  # the two passes, once
+    assert int(state.step) == 4
+
+
+@pytest.mark.timeout(600)
+def test_four_devices_give_the_result_of_one():
+    """In a process of its own, since the number of devices is fixed at the start."""
+    script = """
+import jax, numpy as np
+from tests import test_step as t
+from tests.conftest import tiny_config, tiny_rrsr
+from rrsr_jax import step as steps
+assert jax.device_count() == 4
+results = []
+for devices in (1, 4):
+    state, train_step = t.start(tiny_config(), devices, tiny_rrsr())
+    metrics = []
+    for seed in range(2):
+        state, out = jax.block_until_ready(train_step(state, t.batch(4, seed)))
+        metrics.append({k: float(v) for k, v in out.items()})
+    results.append((metrics, jax.tree.map(np.array, state.params)))
+    assert all(len(a.sharding.device_set) == devices for a in jax.tree.leaves(state.params))
+(a, p), (b, q) = results
+for x, y in zip(a, b):
+    for k in x:
+        np.testing.assert_allclose(x[k], y[k], rtol=1e-4, err_msg=k)
+for x, y in zip(jax.tree.leaves(p), jax.tree.leaves(q)):
+    np.testing.assert_allclose(x, y, atol=2e-4)
+print("same")
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "NPROC": "16"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=580, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "same" in done.stdout
