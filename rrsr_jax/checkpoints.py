@@ -22,23 +22,25 @@ _FREE_DATA = ("dir", "threads", "prefetch", "workers")
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the folder this config's, or confirms that it is.
+    """Makes the folder this config's.
 
     Raises:
       InputError: not writable, or it holds another config's run; names every difference.
     """
     path = workdir / "config.json"
+    check_same_run(path, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            check_same_run(path, config)
-        write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2))
+        if jax.process_index() == 0:
+            write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2))
     except OSError as error:
         raise InputError(f"--workdir={workdir}: a writable folder expected ({error})") from error
 
 
 def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
-    """Raises InputError unless the run that wrote the config at `path` can go on under `config`."""
+    """Raises InputError unless the run that wrote the config at `path`, if any, can go on under `config`."""
+    if not path.exists():
+        return
     try:
         there = _flatten(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
@@ -61,12 +63,22 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-class Checkpoints:
-    """The checkpoints of one run."""
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+    """Whether the folder holds a finished checkpoint."""
+    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 1):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
+
+class Checkpoints:
+    """The checkpoints of one run; `keep` of them to write some, None to read only."""
+
+    def __init__(self, workdir: pathlib.Path, keep: int | None = None):
+        if keep is None and not has_checkpoint(workdir):
+            raise InputError(f"no checkpoint in {workdir}/checkpoints; the folder of a run expected that has saved one")
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None, create=keep is not None)
+        handlers = dict(state=ocp.StandardCheckpointHandler(), data=grain.checkpoint.CheckpointHandler())
+        self._manager = ocp.CheckpointManager(
+            workdir.absolute() / "checkpoints", item_handlers=handlers, options=options
+        )
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint."""
@@ -83,11 +95,9 @@ class Checkpoints:
         """The newest state, placed like `like`; sets `batches`, where given, to go on from there.
 
         Raises:
-          InputError: no checkpoint, or one of another model; lists every difference.
+          InputError: a checkpoint of another model; lists every difference.
         """
         step = self.latest()
-        if step is None:
-            raise InputError(f"no checkpoint in {self._manager.directory}; train first, or check --workdir")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         saved = self._manager.item_metadata(step)["state"].tree
         what = f"the arrays of checkpoint {step} in {self._manager.directory}"
@@ -100,8 +110,6 @@ class Checkpoints:
     def params(self) -> Mapping:
         """The newest checkpoint's parameters as NumPy arrays, of whatever model (for `init_from`)."""
         step = self.latest()
-        if step is None:
-            raise InputError(f"no checkpoint in {self._manager.directory} to start from; check config.init_from")
         saved = self._manager.item_metadata(step)["state"].tree
         abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"][

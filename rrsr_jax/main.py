@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     """Runs the mode; bad input ends with a message and exit status 2."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)  # Orbax and JAX tell a lot
+    logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell a lot
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
@@ -34,5 +34,15 @@ def main(argv: list[str]) -> None:
         sys.exit(2)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Absl's parser, with a message instead of a traceback for a config field that does not exist."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:
+        text = error.args[0].args[0] if isinstance(error.args[0], Exception) else error.args[0]
+        print("error: --config has no field", *text.splitlines(), file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -1,11 +1,13 @@
 """What a run tells about itself: a bar on a terminal, JSON lines, TensorBoard."""
 
+import contextlib
 import json
 import pathlib
 import resource
 import sys
 import time
 from collections.abc import Mapping
+from typing import TextIO
 
 import jax
 import numpy as np
@@ -27,7 +29,7 @@ class Progress:
         self._started: float | None = None
         self._active = jax.process_index() == 0
         if self._active:
-            self._lines = (workdir / "metrics.jsonl").open("a")
+            self._lines = _lines_until(workdir / "metrics.jsonl", first_step)
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
             self._bar = tqdm.tqdm(
                 total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
@@ -72,6 +74,17 @@ class Progress:
             self._bar.close()
             self._lines.close()
             self._board.close()
+
+
+def _lines_until(path: pathlib.Path, step: int) -> TextIO:
+    """The file open at its end, without what a run that was cut off wrote after its last checkpoint."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    path.write_text("".join(kept))
+    return path.open("a")
 
 
 def _memory_bytes() -> int:

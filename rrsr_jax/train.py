@@ -1,5 +1,6 @@
 """Training: one function from a config to a trained, evaluated model."""
 
+import contextlib
 import json
 import pathlib
 import signal
@@ -9,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from rrsr_jax import evaluate, models, weights
-from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir, write_atomically
+from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir, has_checkpoint, write_atomically
 from rrsr_jax.data import pipeline
 from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError
@@ -41,6 +43,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
     workdir = pathlib.Path(workdir)
 
     log("opening the data")
+    check_same_run(workdir / "config.json", config)
     if config.batch_size % jax.device_count():
         raise InputError(
             f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
@@ -49,50 +52,40 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
         config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count()
     )
 
-    log("building the model")
+    log(f"building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
     model = models.build(config.model)
-    params = initial_params(model, config)
+    mesh = make_mesh()
+    state = None if has_checkpoint(workdir) else place(create_state(initial_params(model, config), config), mesh)
     claim_workdir(workdir, config)
 
-    log(f"placing the state on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
-    mesh = make_mesh()
-    state = place(create_state(params, config), mesh)
-    del params
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    if checkpoints.latest() is not None:
-        log(f"restoring checkpoint {checkpoints.latest()}")
-        state = checkpoints.restore(state, batches)
-
-    train_step = make_train_step(model, config, mesh)
-    with StopRequest() as stop:
-        state = _train(state, batches, train_step, model, config, workdir, mesh, checkpoints, stop)
-        checkpoints.close()
-        if int(state.step) < config.steps:
-            log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
-            return None
+    with contextlib.closing(Checkpoints(workdir, config.keep_checkpoints)) as checkpoints, StopRequest() as stop:
+        if state is None:
+            log(f"restoring checkpoint {checkpoints.latest()}")
+            state = checkpoints.restore(_abstract_state(model, config, mesh), batches)
+        state = _train(state, batches, make_train_step(model, config, mesh), model, config, workdir, checkpoints, stop)
+    if int(state.step) < config.steps:
+        log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
+        return None
     return _evaluate(model, state, config, workdir)
 
 
 def evaluate_only(config: ConfigDict, workdir: str) -> dict | None:
     """Evaluates the newest checkpoint in `workdir`; see `train_and_evaluate`."""
     workdir = pathlib.Path(workdir)
-    if not (workdir / "config.json").is_file():
-        raise InputError(f"--workdir={workdir}: a folder with a run expected, no config.json there; train first")
     check_same_run(workdir / "config.json", config)
     model = models.build(config.model)
-    like = jax.eval_shape(lambda: create_state(_random_params(model, config.seed), config))
-    sharding = NamedSharding(make_mesh(), PartitionSpec())
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), like)
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
-    log(f"restoring checkpoint {checkpoints.latest()}")
-    return _evaluate(model, checkpoints.restore(like), config, workdir)
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        log(f"restoring checkpoint {checkpoints.latest()}")
+        state = checkpoints.restore(_abstract_state(model, config, make_mesh()))
+    return _evaluate(model, state, config, workdir)
 
 
 def initial_params(model, config: ConfigDict) -> Mapping:
     """Parameters to start from: `config.init_from`, or random ones with the parts that `config.weights` names replaced."""
     params = _random_params(model, config.seed)
     if config.init_from:
-        source = Checkpoints(pathlib.Path(config.init_from)).params()
+        with contextlib.closing(Checkpoints(pathlib.Path(config.init_from))) as checkpoints:
+            source = checkpoints.params()
         what = f"the parameters of config.init_from={config.init_from} and this config's model"
         weights.check_shapes(what, _flat_shapes(params), _flat_shapes(source))
         return source
@@ -128,18 +121,26 @@ def _flat_shapes(tree: Mapping) -> dict[str, tuple]:
 
 def _random_params(model, seed: int) -> dict:
     lr, ref = jnp.zeros((1, 3, 3, 3)), jnp.zeros((1, 12, 12, 3))
-    return jax.jit(model.init)(jax.random.key(seed), lr, ref)["params"]
+    # Selecting inside drops the forward pass, and with it most of the compilation.
+    return jax.jit(lambda key: model.init(key, lr, ref)["params"])(jax.random.key(seed))
 
 
-def _train(state: TrainState, batches, train_step, model, config, workdir, mesh, checkpoints, stop) -> TrainState:
+def _abstract_state(model, config: ConfigDict, mesh: Mesh) -> TrainState:
+    """Shapes and places of a state, without computing one."""
+    state = jax.eval_shape(lambda: create_state(_random_params(model, config.seed), config))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
+
+
+def _train(state: TrainState, batches, train_step, model, config, workdir, checkpoints, stop) -> TrainState:
     """The loop, until `config.steps` or a request to stop."""
-    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    sharding = NamedSharding(state.step.sharding.mesh, PartitionSpec(DATA_AXIS))
     step = int(state.step)
     progress = Progress(workdir, step, config.steps, config.batch_size)
     if step < config.steps:
         log("compiling the training step (once; a minute or two for the full model)")
     try:
-        while step < config.steps and not stop.requested(step):
+        while step < config.steps and not stop.requested():
             local = next(batches)
             batch = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
             state, metrics = train_step(state, batch)
@@ -153,7 +154,7 @@ def _train(state: TrainState, batches, train_step, model, config, workdir, mesh,
             progress.stepped(step)
             if step % config.log_every == 0 or step == config.steps:
                 progress.write(step, metrics)
-            if step % config.image_every == 0:
+            if step % config.image_every == 0 and jax.process_index() == 0:
                 progress.image("train/bicubic_ref_sr_hr", _strip(model, state, local), step)
             if step % config.checkpoint_every == 0 or step == config.steps:
                 checkpoints.save(state, batches)
@@ -206,10 +207,8 @@ class StopRequest:
         self._received = True
         log(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop without saving")
 
-    def requested(self, step: int) -> bool:
+    def requested(self) -> bool:
         """Whether to stop now; all processes of a run get the same answer."""
         if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
             return bool(multihost_utils.process_allgather(np.array(self._received)).any())
         return self._received

@@ -1,5 +1,7 @@
 """Images, datasets, and the input pipeline."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -146,6 +148,16 @@ def test_pair_folders_name_what_is_wrong(pair_folder):
         datasets.PairFolders("", 16)
     with pytest.raises(InputError, match=r"no folder .*nowhere/input"):
         datasets.PairFolders(str(pair_folder / "nowhere"), 16)
+
+
+def test_a_broken_image_is_named_by_the_pipeline(pair_folder, monkeypatch):
+    monkeypatch.setattr(datasets, "CUFED_PAIRS", 3)
+    broken = pair_folder / "ref" / "001.png"
+    broken.write_bytes(broken.read_bytes()[:-40])
+    config = tiny_config(data__name="cufed", data__dir=str(pair_folder), data__patch=16)
+    batches = pipeline.training_batches(config.data, 1, seed=0)
+    with pytest.raises(InputError, match=r"ref/001\.png: cannot be read as an image"):
+        list(itertools.islice(batches, 3))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])

@@ -37,7 +37,7 @@ def rrsr_golden(golden):
 @pytest.fixture(scope="module")
 def tiny_params():
     model = tiny_rrsr()
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 3, 3, 3)), jnp.zeros((1, 12, 12, 3)))["params"]
+    params = jax.jit(lambda *a: model.init(*a)["params"])(jax.random.key(0), *images((1, 3, 3), (1, 12, 12)))
     # Offsets start at zero; give them values, or a test could not tell whether they are used.
     flat = traverse_util.flatten_dict(params)
     rng = np.random.default_rng(0)

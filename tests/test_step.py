@@ -40,7 +40,8 @@ def start(config, devices=1, model=None):
     model = model or Convolution()
     mesh = steps.make_mesh(jax.devices()[:devices])
     images = batch(1)
-    params = model.init(jax.random.key(0), *(steps.to_float(jnp.asarray(images[k])) for k in ("lr", "ref")))["params"]
+    shown = (steps.to_float(jnp.asarray(images[k])) for k in ("lr", "ref"))
+    params = jax.jit(lambda *a: model.init(*a)["params"])(jax.random.key(0), *shown)
     return steps.place(steps.create_state(params, config), mesh), steps.make_train_step(model, config, mesh)
 
 

@@ -89,7 +89,8 @@ def test_outputs_of_a_run(finished_run):
     assert list((workdir / "tensorboard").glob("events.*"))
     assert Checkpoints(workdir).latest() == 3
     (sheet,) = (workdir / "sheets").glob("*.png")
-    assert Image.open(sheet).size[0] > 1000
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 1000
 
 
 def test_evaluation_alone_gives_the_same_table(finished_run):
@@ -129,12 +130,11 @@ def test_killed_runs_end_like_an_uninterrupted_one(command, tmp_path):
     wait_for(killed, stopped + 30, process)
     process.kill()
     finish(process)
-    assert lines(killed)[stopped]["step"] == stopped + 1
 
     code, out, err = finish(command(f"--workdir={killed}"))
     assert code == 0, err
     assert "right reference" in out
-    assert lines(killed)[-1]["step"] == 150
+    assert [line["step"] for line in lines(killed)] == list(range(1, 151))
     jax.tree.map(np.testing.assert_array_equal, params(killed), params(tmp_path / "whole"))
 
 
@@ -177,7 +177,7 @@ def test_start_from_another_run(finished_run, tmp_path):
         InputError, match=r"do not fit(.|\n)*context_encoder/conv_first/kernel: \(3, 3, 3, 16\) expected"
     ):
         train.initial_params(tiny_rrsr(features=16), larger)
-    with pytest.raises(InputError, match="no checkpoint in"):
+    with pytest.raises(InputError, match=r"no checkpoint in .*; the folder of a run expected"):
         train.initial_params(tiny_rrsr(), tiny_config(init_from=str(tmp_path)))
 
 
@@ -210,7 +210,7 @@ def test_batch_that_devices_cannot_share(tmp_path, monkeypatch):
 
 
 def test_evaluation_without_a_run(tmp_path):
-    with pytest.raises(InputError, match=r"no config\.json there; train first"):
+    with pytest.raises(InputError, match=r"no checkpoint in .*; the folder of a run expected"):
         train.evaluate_only(tiny_config(), str(tmp_path))
 
 
