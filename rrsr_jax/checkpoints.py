@@ -12,13 +12,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from rrsr_jax.errors import InputError
+from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.step import TrainState
-from rrsr_jax.weights import check_shapes
 
 # What may differ between a run and its continuation: nothing that changes an update already made.
 _FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "weights", "init_from", "eval")
-_FREE_DATA = ("dir", "threads", "prefetch", "workers")
+_FREE_DATA = ("dir", "threads", "prefetch")
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -39,12 +38,12 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
     """Raises InputError unless the run that wrote the config at `path`, if any, can go on under `config`."""
-    if not path.exists():
-        return
     try:
         there = _flatten(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not a config ({error}); remove the folder or choose another --workdir") from error
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable config ({error}); choose another --workdir") from error
     here = _flatten(json.loads(config.to_json()))
     free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA)}
     names = [n for n in sorted({*there, *here}) if not any(n == f or n.startswith(f + ".") for f in free)]
@@ -105,7 +104,13 @@ class Checkpoints:
         parts = dict(state=ocp.args.StandardRestore(abstract))
         if batches is not None:
             parts["data"] = grain.checkpoint.CheckpointRestore(batches)
-        return self._manager.restore(step, args=ocp.args.Composite(**parts))["state"]
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**parts))["state"]
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"checkpoint {self._manager.directory}/{step} cannot be read (was it written by as many processes?); "
+                f"remove that folder to go on from the one before. {error}"
+            ) from error
 
     def params(self) -> Mapping:
         """The newest checkpoint's parameters as NumPy arrays, of whatever model (for `init_from`)."""

@@ -1,5 +1,20 @@
 """The one exception that means: the program is fine, what it was given is not."""
 
+from collections.abc import Mapping
+
 
 class InputError(ValueError):
     """Bad input from outside (files, folders, config, weights). The message says what was expected, what came, what to do."""
+
+
+def check_shapes(what: str, expected: Mapping[str, tuple], got: Mapping[str, tuple]) -> None:
+    """Raises InputError that lists every missing, unexpected and wrongly shaped name of `got`."""
+    lines = [f"missing: {k} {tuple(expected[k])}" for k in expected if k not in got]
+    lines += [f"unexpected: {k} {tuple(got[k])}" for k in got if k not in expected]
+    lines += [
+        f"wrong shape: {k}: {tuple(expected[k])} expected, got {tuple(got[k])}"
+        for k in expected
+        if k in got and tuple(expected[k]) != tuple(got[k])
+    ]
+    if lines:
+        raise InputError(f"{what} do not fit ({len(lines)} differences):\n  " + "\n  ".join(lines))

@@ -1,9 +1,10 @@
 """Evaluation: one code path, for the end of training and for `--mode=eval`."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -17,7 +18,8 @@ from rrsr_jax.metrics import quality, to_uint8
 COLUMNS = ("bicubic", "right_reference", "unrelated_reference")
 EVAL_SEED = 20220  # the same crops for every run, whatever its own seed
 
-Upscaler = Callable[[np.ndarray, np.ndarray], np.ndarray]  # lr, ref to sr, all (., ., 3) uint8
+Upscaler = Callable[[Mapping, np.ndarray, np.ndarray], np.ndarray]  # parameters, lr, ref to sr; images (., ., 3) uint8
+SSIM_WINDOW = 11
 
 
 class Sample(NamedTuple):
@@ -35,8 +37,13 @@ def samples(config: ConfigDict) -> list[Sample]:
         return []
     if config.name != "embedded":
         raise InputError(f"config.eval.name: embedded, or empty for no evaluation, expected, got {config.name!r}")
+    if config.patch % 4 or config.patch - 2 * config.border < SSIM_WINDOW:
+        raise InputError(
+            f"config.eval.patch: a multiple of 4, at least {SSIM_WINDOW} larger than two borders of {config.border}, "
+            f"expected, got {config.patch}"
+        )
     names = datasets.EMBEDDED_TEST
-    photographs = datasets.embedded_photographs(names)
+    photographs = datasets.embedded_photographs(names, config.patch)
     rng = np.random.default_rng(EVAL_SEED)
     out = []
     for i in range(config.crops):
@@ -47,21 +54,26 @@ def samples(config: ConfigDict) -> list[Sample]:
     return out
 
 
-def make_upscaler(model, params: Mapping) -> Upscaler:
-    """The model as a function of 8-bit images; compiled once per pair of sizes."""
+def make_upscaler(model: nn.Module) -> Upscaler:
+    """The model as a function of parameters and 8-bit images; compiled once per pair of sizes."""
     apply = jax.jit(lambda params, lr, ref: model.apply({"params": params}, lr, ref))
 
-    def run(lr, ref):
+    def run(params, lr, ref):
         return to_uint8(apply(params, *(image[None].astype(np.float32) / 255 for image in (lr, ref)))[0])
 
     return run
 
 
 def evaluate(
-    upscaler: Upscaler, test_set: Iterable[Sample], border: int, sheets: int = 0, out: pathlib.Path | None = None
+    upscaler: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    test_set: Sequence[Sample],
+    border: int,
+    sheets: int = 0,
+    out: pathlib.Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Mean PSNR and SSIM on Y over all samples: {column: {"psnr_y": .., "ssim_y": ..}} for `COLUMNS`.
 
+    `upscaler` makes `sr` of `lr` and `ref`, all (., ., 3) uint8.
     The first `sheets` samples are also drawn, as PNG files in the folder `out`.
     """
     scores = {column: [] for column in COLUMNS}
@@ -76,6 +88,7 @@ def evaluate(
             scores[column].append(quality(image, sample.hr, border))
         if i < sheets:
             write_sheet(out / f"{sample.name}.png", sample, results["bicubic"], results["right_reference"], border)
+    assert all(len(rows) == len(test_set) for rows in scores.values())
     return {
         column: {metric: float(np.mean([score[metric] for score in rows])) for metric in ("psnr_y", "ssim_y")}
         for column, rows in scores.items()
@@ -93,13 +106,13 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def write_sheet(path: pathlib.Path, sample: Sample, bicubic: np.ndarray, sr: np.ndarray, border: int) -> None:
-    """One picture: bicubic, reference, result, ground truth; below each the detail that bicubic blurs most."""
+    """One picture: bicubic, reference, result, ground truth; below each the detail that gains most."""
     tile, gap, text = 320, 8, 22
-    box = _detail_box(bicubic, sample.hr, side=max(16, min(sample.hr.shape[:2]) // 4))
+    box = _detail_box(bicubic, sr, sample.hr, side=max(16, min(sample.hr.shape[:2]) // 4))
     columns = {
         f"bicubic  {quality(bicubic, sample.hr, border)['psnr_y']:.2f} dB": bicubic,
         "reference": sample.ref,
-        f"RRSR  {quality(sr, sample.hr, border)['psnr_y']:.2f} dB": sr,
+        f"result  {quality(sr, sample.hr, border)['psnr_y']:.2f} dB": sr,
         "ground truth": sample.hr,
     }
     sheet = Image.new("RGB", (len(columns) * (tile + gap) + gap, 2 * tile + 3 * gap + text), "white")
@@ -117,10 +130,10 @@ def write_sheet(path: pathlib.Path, sample: Sample, bicubic: np.ndarray, sr: np.
     sheet.save(path)
 
 
-def _detail_box(bicubic, hr, side):
-    """(left, top, right, bottom) of the square window with the largest error."""
-    error = ((bicubic.astype(float) - hr) ** 2).sum(-1).cumsum(0).cumsum(1)
-    error = np.pad(error, ((1, 0), (1, 0)))
-    windows = error[side:, side:] - error[:-side, side:] - error[side:, :-side] + error[:-side, :-side]
+def _detail_box(bicubic, sr, hr, side):
+    """(left, top, right, bottom) of the square window in which the squared error falls most."""
+    gain = ((bicubic.astype(float) - hr) ** 2 - (sr.astype(float) - hr) ** 2).sum(-1)
+    total = np.pad(gain.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    windows = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
     top, left = np.unravel_index(windows.argmax(), windows.shape)
     return (int(left), int(top), int(left) + side, int(top) + side)

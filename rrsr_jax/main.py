@@ -39,8 +39,9 @@ def parse(argv: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(argv)
     except AttributeError as error:
-        text = error.args[0].args[0] if isinstance(error.args[0], Exception) else error.args[0]
-        print("error: --config has no field", *text.splitlines(), file=sys.stderr)
+        if not isinstance(error.args[0], Exception):  # not from ml_collections: a bug in a config file
+            raise
+        print("error: --config has no field", *error.args[0].args[0].splitlines(), file=sys.stderr)
         sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import resource
 import sys
@@ -30,7 +31,7 @@ class Progress:
         self._active = jax.process_index() == 0
         if self._active:
             self._lines = _lines_until(workdir / "metrics.jsonl", first_step)
-            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
             self._bar = tqdm.tqdm(
                 total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
             )
@@ -58,10 +59,11 @@ class Progress:
             if name != "step" and value is not None:
                 self._board.add_scalar(name, value, step)
         shown = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
+        shown += f"  {record['images_per_second']:.3g} images/s"
         self._bar.set_postfix_str(shown)
         if self._bar.disable:
             eta = "" if not speed else f"  ETA {record['eta_seconds'] // 60}:{record['eta_seconds'] % 60:02d}"
-            log(f"step {step}/{self._steps}  {shown}  {record['images_per_second']:.3g} images/s{eta}")
+            log(f"step {step}/{self._steps}  {shown}{eta}")
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Shows a (H, W, 3) uint8 image in TensorBoard."""
@@ -83,7 +85,9 @@ def _lines_until(path: pathlib.Path, step: int) -> TextIO:
         with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    path.write_text("".join(kept))
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
     return path.open("a")
 
 

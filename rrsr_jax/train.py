@@ -1,6 +1,7 @@
 """Training: one function from a config to a trained, evaluated model."""
 
 import contextlib
+import functools
 import json
 import pathlib
 import signal
@@ -18,7 +19,7 @@ from rrsr_jax import evaluate, models, weights
 from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir, has_checkpoint, write_atomically
 from rrsr_jax.data import pipeline
 from rrsr_jax.data.images import upscale
-from rrsr_jax.errors import InputError
+from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.progress import Progress, log
 from rrsr_jax.step import DATA_AXIS, TrainState, create_state, eval_params, make_mesh, make_train_step, place
@@ -44,10 +45,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
 
     log("opening the data")
     check_same_run(workdir / "config.json", config)
-    if config.batch_size % jax.device_count():
-        raise InputError(
-            f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
-        )
+    _check_numbers(config)
+    test_set = evaluate.samples(config.eval)
     batches = pipeline.training_batches(
         config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count()
     )
@@ -55,29 +54,49 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
     log(f"building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
     model = models.build(config.model)
     mesh = make_mesh()
-    state = None if has_checkpoint(workdir) else place(create_state(initial_params(model, config), config), mesh)
-    claim_workdir(workdir, config)
+    abstract = _abstract_state(model, config, mesh)
+    state = None
+    if not has_checkpoint(workdir):
+        state = place(create_state(initial_params(model, config), config), mesh)
+        claim_workdir(workdir, config)
 
     with contextlib.closing(Checkpoints(workdir, config.keep_checkpoints)) as checkpoints, StopRequest() as stop:
         if state is None:
             log(f"restoring checkpoint {checkpoints.latest()}")
-            state = checkpoints.restore(_abstract_state(model, config, mesh), batches)
+            state = checkpoints.restore(abstract, batches)
+            claim_workdir(workdir, config)
         state = _train(state, batches, make_train_step(model, config, mesh), model, config, workdir, checkpoints, stop)
     if int(state.step) < config.steps:
         log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
         return None
-    return _evaluate(model, state, config, workdir)
+    return _evaluate(model, state, test_set, config, workdir) if test_set else None
 
 
-def evaluate_only(config: ConfigDict, workdir: str) -> dict | None:
+def evaluate_only(config: ConfigDict, workdir: str) -> dict:
     """Evaluates the newest checkpoint in `workdir`; see `train_and_evaluate`."""
     workdir = pathlib.Path(workdir)
     check_same_run(workdir / "config.json", config)
+    test_set = evaluate.samples(config.eval)
+    if not test_set:
+        raise InputError("config.eval.name is empty: the name of a test set expected")
     model = models.build(config.model)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         log(f"restoring checkpoint {checkpoints.latest()}")
         state = checkpoints.restore(_abstract_state(model, config, make_mesh()))
-    return _evaluate(model, state, config, workdir)
+    return _evaluate(model, state, test_set, config, workdir)
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Raises InputError for numbers that no run can have."""
+    for name in ("batch_size", "steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints"):
+        if config[name] < 1:
+            raise InputError(f"config.{name}: at least 1 expected, got {config[name]}")
+    if config.batch_size % jax.device_count():
+        raise InputError(
+            f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
+        )
+    if min(config.loss.values()) < 0 or not any(config.loss.values()):
+        raise InputError(f"config.loss: weights of at least 0, and one above, expected, got {config.loss.to_dict()}")
 
 
 def initial_params(model, config: ConfigDict) -> Mapping:
@@ -87,15 +106,15 @@ def initial_params(model, config: ConfigDict) -> Mapping:
         with contextlib.closing(Checkpoints(pathlib.Path(config.init_from))) as checkpoints:
             source = checkpoints.params()
         what = f"the parameters of config.init_from={config.init_from} and this config's model"
-        weights.check_shapes(what, _flat_shapes(params), _flat_shapes(source))
+        check_shapes(what, _flat_shapes(params), _flat_shapes(source))
         return source
-    params = {k: v if k in _WEIGHT_KINDS else _scale_kernels(v, config.init_gain) for k, v in params.items()}
+    params = _scale_kernels(params, config.init_gain)
     if "correspondence" in params and not config.weights.correspondence:
         params["correspondence"] = untrained(params["correspondence"])
     for part, path in config.weights.items():
         if not path:
             if part in params and not config.learning_rates[part]:
-                log(f"note: no config.weights.{part}: the frozen {part} network is random")
+                log(f"note: no config.weights.{part}: the frozen {part} network is untrained")
             continue
         if part != "rrsr" and part not in params:
             raise InputError(f"config.weights.{part}: this model has no part {part}")
@@ -105,14 +124,19 @@ def initial_params(model, config: ConfigDict) -> Mapping:
             loaded = {layer: value for layer, value in loaded.items() if layer in target}
         wanted = {module: value for module, value in target.items() if module not in _WEIGHT_KINDS}
         what = f"{path} (config.weights.{part}) and this config's model"
-        weights.check_shapes(what, _flat_shapes(wanted), _flat_shapes(loaded))
+        check_shapes(what, _flat_shapes(wanted), _flat_shapes(loaded))
         target.update(loaded)
     return params
 
 
 def _scale_kernels(params: Mapping, gain: float) -> dict:
+    """Kernels of everything but the encoders, times `gain`."""
+
+    def scale(path, value):
+        return value * gain if path[0] not in _WEIGHT_KINDS and path[-1] != "bias" and value.ndim > 1 else value
+
     flat = traverse_util.flatten_dict(params)
-    return traverse_util.unflatten_dict({k: v * gain if v.ndim > 1 and k[-1] != "bias" else v for k, v in flat.items()})
+    return traverse_util.unflatten_dict({path: scale(path, value) for path, value in flat.items()})
 
 
 def _flat_shapes(tree: Mapping) -> dict[str, tuple]:
@@ -127,7 +151,10 @@ def _random_params(model, seed: int) -> dict:
 
 def _abstract_state(model, config: ConfigDict, mesh: Mesh) -> TrainState:
     """Shapes and places of a state, without computing one."""
-    state = jax.eval_shape(lambda: create_state(_random_params(model, config.seed), config))
+    try:
+        state = jax.eval_shape(lambda: create_state(_random_params(model, config.seed), config))
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise InputError(f"config.model does not describe a network: {error}") from error
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
 
@@ -137,6 +164,7 @@ def _train(state: TrainState, batches, train_step, model, config, workdir, check
     sharding = NamedSharding(state.step.sharding.mesh, PartitionSpec(DATA_AXIS))
     step = int(state.step)
     progress = Progress(workdir, step, config.steps, config.batch_size)
+    upscaler = evaluate.make_upscaler(model)
     if step < config.steps:
         log("compiling the training step (once; a minute or two for the full model)")
     try:
@@ -149,39 +177,41 @@ def _train(state: TrainState, batches, train_step, model, config, workdir, check
             if not all(np.isfinite(v) for v in metrics.values()):
                 raise FloatingPointError(
                     f"step {step}: not finite: {metrics}; the last good checkpoint is {checkpoints.latest()}. "
-                    "Lower the learning rate, or look at the data of this step"
+                    "Look at the data of this step, or start in a new workdir with a lower learning rate"
                 )
             progress.stepped(step)
             if step % config.log_every == 0 or step == config.steps:
                 progress.write(step, metrics)
             if step % config.image_every == 0 and jax.process_index() == 0:
-                progress.image("train/bicubic_ref_sr_hr", _strip(model, state, local), step)
+                progress.image("train/bicubic_ref_sr_hr", _strip(upscaler, state, local), step)
             if step % config.checkpoint_every == 0 or step == config.steps:
                 checkpoints.save(state, batches)
+        if step < config.steps:
+            log("stop requested: saving")
         checkpoints.save(state, batches)
     finally:
         progress.close()
     return state
 
 
-def _strip(model, state: TrainState, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+def _strip(upscaler: evaluate.Upscaler, state: TrainState, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """The first image of a batch, side by side: bicubic, reference, result, ground truth."""
     lr, ref, hr = batch["lr"][0], batch["ref"][0], batch["hr"][0]
-    sr = evaluate.make_upscaler(model, _on_one_device(eval_params(state)))(lr, ref)
-    return np.concatenate([upscale(lr), ref, sr, hr], axis=1)
+    return np.concatenate([upscale(lr), ref, upscaler(_on_one_device(eval_params(state)), lr, ref), hr], axis=1)
 
 
-def _evaluate(model, state: TrainState, config: ConfigDict, workdir: pathlib.Path) -> dict | None:
+def _evaluate(model, state: TrainState, test_set, config: ConfigDict, workdir: pathlib.Path) -> dict | None:
     """Evaluates on the first process; writes `results.json` and `sheets/` into the workdir."""
-    test_set = evaluate.samples(config.eval)
-    if not test_set or jax.process_index():
-        return None
-    log(f"evaluating on {len(test_set)} held-out crops")
-    upscaler = evaluate.make_upscaler(model, _on_one_device(eval_params(state)))
-    results = evaluate.evaluate(upscaler, test_set, config.eval.border, config.eval.sheets, workdir / "sheets")
-    write_atomically(workdir / "results.json", json.dumps(results, indent=2))
-    log(f"step {int(state.step)}, written to {workdir}/results.json and {workdir}/sheets")
-    print(evaluate.table(results))
+    results = None
+    if jax.process_index() == 0:
+        log(f"evaluating on {len(test_set)} held-out crops")
+        upscaler = functools.partial(evaluate.make_upscaler(model), _on_one_device(eval_params(state)))
+        results = evaluate.evaluate(upscaler, test_set, config.eval.border, config.eval.sheets, workdir / "sheets")
+        write_atomically(workdir / "results.json", json.dumps(results, indent=2))
+        log(f"step {int(state.step)}, written to {workdir}/results.json and {workdir}/sheets")
+        print(evaluate.table(results))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("evaluated")
     return results
 
 
@@ -201,11 +231,10 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _receive(self, number, _):
+    def _receive(self, *_):
         if self._received:
             raise KeyboardInterrupt
         self._received = True
-        log(f"{signal.Signals(number).name}: finishing this step and saving; once more to stop without saving")
 
     def requested(self) -> bool:
         """Whether to stop now; all processes of a run get the same answer."""

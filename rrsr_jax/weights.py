@@ -9,7 +9,6 @@ c2_discriminator  the GAN stage's image discriminator    -> variables of `Discri
 import functools
 import pathlib
 import re
-import zipfile
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from rrsr_jax.errors import InputError
+from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
@@ -67,7 +66,12 @@ _RULES = {
 
 
 def _order(match) -> str:
-    return "" if match[1] == "1" else f"_{_ORDINALS[int(match[2])]}"
+    scale, index = match[1], int(match[2])
+    if index >= (1 if scale == "1" else len(_ORDINALS)):
+        raise InputError(
+            f"the PyTorch layout has no block {index + 1} at {scale}x; 1 at 1x and 3 at 2x and 4x have names"
+        )
+    return "" if scale == "1" else f"_{_ORDINALS[index]}"
 
 
 def _dyn_agg(match) -> str:
@@ -152,46 +156,37 @@ def load(kind: str, path: str) -> dict:
     file = pathlib.Path(path)
     if not file.is_file():
         raise InputError(f"{kind} weights: no file {file}")
-    if file.suffix == ".npz":
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                state = dict(arrays)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise InputError(f"{kind} weights: {file} cannot be read as .npz ({error})") from error
-        return from_torch(kind, state)
-    if file.suffix not in (".pth", ".pt"):
+    if file.suffix not in (".npz", ".pth", ".pt"):
         raise InputError(f"{kind} weights: a .npz, .pth or .pt file expected, got {file}")
     try:
-        import torch
+        state = _read_npz(file) if file.suffix == ".npz" else _read_pth(file)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"reading {file} needs PyTorch: pip install 'rrsr_jax[torch]'") from error
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    # torchvision's file holds the classifier as well, and VGG-19 beyond relu5_1.
-    state = {k: v.numpy() for k, v in state.items()}
-    if kind == "vgg19":
-        state = {k: v for k, v in state.items() if k in to_torch(kind, _template(kind, concrete=True))}
+        raise InputError(f"reading {file} needs PyTorch: pip install 'rrsr_jax[torch]'") from error
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise InputError(f"{kind} weights: {file} cannot be read as {file.suffix} ({error})") from error
+    if kind == "vgg19":  # torchvision's file goes beyond relu5_1 and holds the classifier
+        layers = {f"features.{index}" for index in _VGG19_INDEX.values()}
+        state = {key: value for key, value in state.items() if key.rpartition(".")[0] in layers}
     return from_torch(kind, state)
 
 
-def _template(kind: str, concrete: bool = False):
+def _read_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _read_pth(file: pathlib.Path) -> dict[str, np.ndarray]:
+    import torch
+
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    return {key: value.detach().numpy() for key, value in state.items()}
+
+
+def _template(kind: str):
     if kind not in _TEMPLATES:
         raise InputError(f"unknown kind of weights {kind!r}; there are: {', '.join(KINDS)}")
-    template = _TEMPLATES[kind]()
-    return jax.tree.map(lambda a: np.zeros(a.shape, np.float32), template) if concrete else template
+    return _TEMPLATES[kind]()
 
 
 def _torch_shape(shape, axes):
     return tuple(shape) if axes is None else tuple(shape[i] for i in np.argsort(axes))
-
-
-def check_shapes(what: str, expected: Mapping[str, tuple], got: Mapping[str, tuple]) -> None:
-    """Raises InputError that lists every missing, unexpected and wrongly shaped name of `got`."""
-    lines = [f"missing: {k} {tuple(expected[k])}" for k in expected if k not in got]
-    lines += [f"unexpected: {k} {tuple(got[k])}" for k in got if k not in expected]
-    lines += [
-        f"wrong shape: {k}: {tuple(expected[k])} expected, got {tuple(got[k])}"
-        for k in expected
-        if k in got and tuple(expected[k]) != tuple(got[k])
-    ]
-    if lines:
-        raise InputError(f"{what} do not fit ({len(lines)} differences):\n  " + "\n  ".join(lines))

@@ -72,6 +72,14 @@ def test_every_tile_gives_the_definition(tile):
         np.testing.assert_allclose(score[i], best, rtol=1e-5)
 
 
+def test_tiles_do_not_change_the_result():
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal((1, 20, 21, 16)).astype(np.float32) for _ in range(2))
+    untiled, _ = match_patches(a, b, tile=2**30)
+    for tile in (1, 2_000, 20_000):
+        np.testing.assert_array_equal(match_patches(a, b, tile=tile)[0], untiled)
+
+
 @pytest.mark.parametrize("tile", [1, 700, 2**22])
 def test_first_of_equal_patches_wins_whatever_the_tile(tile):
     # One-hot features: every product and sum is exact, so equal patches tie to the last bit.

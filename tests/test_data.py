@@ -29,7 +29,9 @@ def pair_folder(tmp_path):
         (tmp_path / folder).mkdir()
         for i in range(3):
             size = (24, 20) if folder == "ref" and i == 1 else (16, 16)
-            Image.fromarray(random_image(*size, seed=i)).save(tmp_path / folder / f"{i:03}.png")
+            Image.fromarray(random_image(*size, seed=i + 10 * (folder == "ref"))).save(
+                tmp_path / folder / f"{i:03}.png"
+            )
     return tmp_path
 
 
@@ -101,6 +103,14 @@ def test_batches_have_what_both_passes_need():
     assert (batch["ref_p"] != batch["ref"]).any()
 
 
+def test_the_reference_is_what_gets_warped(monkeypatch):
+    ranges = []
+    monkeypatch.setattr(pipeline, "perspective_warp", lambda image, rng, *r: ranges.append(r) or 255 - image)
+    batch = next(pipeline.training_batches(tiny_config(data__warp_range=(3.0, 6.0)).data, 2, seed=0))
+    np.testing.assert_array_equal(batch["ref_p"], 255 - batch["ref"])
+    assert (3.0, 6.0) in ranges  # others come from pipelines of other tests that still prefetch
+
+
 def test_without_warp_the_reference_stands_in():
     config = tiny_config(data__warp=False)
     batch = next(pipeline.training_batches(config.data, 2, seed=0))
@@ -134,6 +144,8 @@ def test_pair_folders(pair_folder):
     assert len(source) == 3
     assert all(source[i]["hr"].shape == source[i]["ref"].shape == (16, 16, 3) for i in range(3))
     np.testing.assert_array_equal(source[0]["hr"], random_image(16, 16, seed=0))
+    np.testing.assert_array_equal(source[0]["ref"], random_image(16, 16, seed=10))
+    np.testing.assert_array_equal(source[1]["ref"], images.resize_bicubic(random_image(24, 20, seed=11), 16, 16))
 
 
 def test_pair_folders_name_what_is_wrong(pair_folder):
@@ -198,7 +210,9 @@ def test_arrays_that_are_no_images(image, message):
     [
         (dict(patch=8), r"config\.data\.patch: a multiple of 4, at least 12, expected, got 8"),
         (dict(patch=50), r"config\.data\.patch: a multiple of 4"),
-        (dict(patch=640), r"photograph: at least 640x640 pixels expected"),
+        (dict(patch=640), r"astronaut: at least 640x640 pixels expected"),
+        (dict(warp_range=(5.0, 20.0)), r"config\.data\.warp_range: two rising numbers below half the patch of 32"),
+        (dict(warp_range=(5.0, 2.0)), r"config\.data\.warp_range"),
         (dict(name="cufed6"), r"config\.data\.name: embedded or cufed expected, got 'cufed6'"),
     ],
 )

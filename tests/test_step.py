@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from rrsr_jax import step as steps
-from tests.conftest import tiny_config
+from tests.conftest import tiny_config, tiny_rrsr
 
 TRACES = []
 
@@ -108,9 +108,21 @@ def test_every_module_moves_at_its_own_rate():
         np.testing.assert_allclose(leaves["kernel"], expected, rtol=0.1, err_msg=module)
 
 
-def test_frozen_parameters_of_rrsr_do_not_move():
-    from tests.conftest import tiny_rrsr
+def test_rates_of_rrsr_by_scale():
+    params = jax.eval_shape(tiny_rrsr().init, jax.random.key(0), *(jnp.zeros((1, n, n, 3)) for n in (3, 12)))["params"]
+    named = {"default": 5, "offset_1x": 1, "offset_2x": 2, "offset_4x": 4, "vgg": 0, "correspondence": 0}
+    rates = steps.parameter_rates(params, named)
+    for path, rate in rates.items():
+        if path.startswith(("vgg/", "correspondence/")):
+            assert rate == 0, path
+        elif "/align/offset_" in path:
+            assert rate == int(path[4]), path  # fas_1x_0, fas_2x_0, ...
+        else:
+            assert rate == 5, path
+    assert sum("/align/offset_2x/" in path for path in rates) == 2 * 6
 
+
+def test_frozen_parameters_of_rrsr_do_not_move():
     state, train_step = start(tiny_config(learning_rates__vgg=0.0), model=tiny_rrsr())
     before = jax.tree.map(np.array, state.params)
     for seed in range(2):
@@ -148,8 +160,10 @@ def test_moving_average():
 def test_one_trace_for_a_whole_run():
     state, train_step = start(tiny_config())
     TRACES.clear()
+    before = state.params["tail"]["kernel"]
     for seed in range(4):
         state, _ = train_step(state, batch(seed=seed))
+    assert before.is_deleted()  # donated
     assert len(TRACES) == 2  # the two passes, once
     assert int(state.step) == 4
 

@@ -42,6 +42,22 @@ def test_unknown_kind():
         weights.from_torch("vgg16", {})
 
 
+def test_blocks_without_a_name_are_refused():
+    with pytest.raises(InputError, match="no block 2 at 1x"):
+        weights.to_torch("rrsr_restoration", {"fas_1x_1": {"align": {"bias": np.zeros(3)}}})
+    with pytest.raises(InputError, match="no block 4 at 4x"):
+        weights.to_torch("rrsr_restoration", {"fas_4x_3": {"align": {"bias": np.zeros(3)}}})
+
+
+def test_vgg_file_may_go_further_than_the_network(tmp_path, state_dict):
+    more = {
+        "features.30.weight": np.zeros((512, 512, 3, 3), np.float32),
+        "classifier.0.bias": np.zeros(4096, np.float32),
+    }
+    np.savez(tmp_path / "vgg.npz", **state_dict("vgg19"), **more)
+    assert "conv5_1" in weights.load("vgg19", str(tmp_path / "vgg.npz"))
+
+
 def test_small_models_export_under_the_same_names():
     lr, ref = np.zeros((1, 3, 3, 3), np.float32), np.zeros((1, 12, 12, 3), np.float32)
     params = jax.eval_shape(tiny_rrsr(alignments=(1, 3, 3)).init, jax.random.key(0), lr, ref)["params"]

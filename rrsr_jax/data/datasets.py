@@ -14,11 +14,11 @@ EMBEDDED_TRAIN = ("astronaut", "rocket", "hubble_deep_field")
 EMBEDDED_TEST = ("chelsea", "coffee")
 
 
-def embedded_photographs(names: tuple[str, ...]) -> list[np.ndarray]:
-    """Photographs of scikit-image by name, (H, W, 3) uint8; nothing is downloaded."""
+def embedded_photographs(names: tuple[str, ...], smallest: int) -> list[np.ndarray]:
+    """Photographs of scikit-image by name, (H, W, 3) uint8, at least `smallest` pixels a side; nothing is downloaded."""
     import skimage.data
 
-    return [check_image(getattr(skimage.data, name)(), name) for name in names]
+    return [check_image(getattr(skimage.data, name)(), name, smallest) for name in names]
 
 
 class PairFolders:
@@ -36,8 +36,7 @@ class PairFolders:
           expected: number of pairs that must be there; any if None.
 
         Raises:
-          FileNotFoundError: a folder is missing.
-          ValueError: unpaired files, or another number of pairs.
+          InputError: a folder is missing, files are unpaired, or there is another number of pairs.
         """
         self._patch = patch
         root = pathlib.Path(directory or "DIR")

@@ -22,8 +22,6 @@ def read_image(path: str | pathlib.Path) -> np.ndarray:
             if image.mode != "RGB":
                 raise InputError(f"{path}: an 8-bit RGB image expected, got mode {image.mode}; convert it to RGB")
             return np.asarray(image)
-    except FileNotFoundError:
-        raise
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove the file") from error
 
@@ -88,7 +86,7 @@ def random_view(image: np.ndarray, size: int, rng: np.random.Generator) -> tuple
     reach = size // 4 // SCALE_FACTOR
     shift = SCALE_FACTOR * rng.integers(-reach, reach + 1, 2)
     box = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
-    corners = box + [left, top] + shift + rng.uniform(-2, 2, (4, 2))
+    corners = box + np.array([left, top]) + shift + rng.uniform(-2, 2, (4, 2))
     homography = cv2.getPerspectiveTransform(corners.astype(np.float32), box)
     other = cv2.warpPerspective(
         image, homography, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101

@@ -5,7 +5,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rrsr_jax.data import datasets
-from rrsr_jax.data.images import check_image, downscale, perspective_warp, random_view
+from rrsr_jax.data.images import SCALE_FACTOR, downscale, perspective_warp, random_view
 from rrsr_jax.errors import InputError
 
 SMALLEST_PATCH = 12  # 3x3 pixels at 1x, what matching needs
@@ -69,13 +69,18 @@ def training_batches(
     Raises:
       InputError: wrong settings or data; says what was expected.
     """
-    if config.patch % 4 or config.patch < SMALLEST_PATCH:
-        raise InputError(f"config.data.patch: a multiple of 4, at least {SMALLEST_PATCH}, expected, got {config.patch}")
+    if config.patch % SCALE_FACTOR or config.patch < SMALLEST_PATCH:
+        raise InputError(
+            f"config.data.patch: a multiple of {SCALE_FACTOR}, at least {SMALLEST_PATCH}, expected, got {config.patch}"
+        )
+    if config.warp and not 0 <= config.warp_range[0] <= config.warp_range[1] < config.patch / 2:
+        raise InputError(
+            f"config.data.warp_range: two rising numbers below half the patch of {config.patch} expected, got {config.warp_range}"
+        )
     if batch_size % process_count:
         raise InputError(f"config.batch_size: a multiple of {process_count} processes expected, got {batch_size}")
     if config.name == "embedded":
-        photographs = datasets.embedded_photographs(datasets.EMBEDDED_TRAIN)
-        source = [check_image(photograph, "photograph", config.patch) for photograph in photographs]
+        source = datasets.embedded_photographs(datasets.EMBEDDED_TRAIN, config.patch)
         pairs = [RandomView(config.patch)]
     elif config.name == "cufed":
         source, pairs = datasets.PairFolders(config.dir, config.patch, datasets.CUFED_PAIRS), []

@@ -98,7 +98,7 @@ def match_patches(features_in: jax.Array, features_ref: jax.Array, *, tile: int 
     Args:
       features_in: (N, H, W, C), H and W at least 3.
       features_ref: (N, Hr, Wr, C), Hr and Wr at least 3.
-      tile: pixel products in memory at a time; the result does not depend on it, the memory does.
+      tile: pixel products in memory at a time, at least nine pairs of rows; memory depends on it, the result does not.
 
     Returns:
       Index of the best reference patch, row-major over the (Hr - 2, Wr - 2) top-left corners, int32, and its score,

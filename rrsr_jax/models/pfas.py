@@ -55,6 +55,8 @@ class Alignment(nn.Module):
         weight = self.param("kernel", normal_init, (3, 3, features, features))
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         offset = residual + pre_offset[:, :, :, None]
+        self.sow("intermediates", "offset", offset)
+        self.sow("intermediates", "mask", mask)
         return leaky_relu(modulated_deform_conv(ref, offset, mask, weight, bias))
 
 

@@ -18,7 +18,8 @@ class RRSR(nn.Module):
 
     Parameter collections under `params`: `vgg` and `correspondence` are pretrained and frozen in the paper, the rest is
     trained. Intermediates, with `mutable=["intermediates"]`: `match_index`, `match_score`, `flow`,
-    `pre_offset_{1,2,4}x`, and per FAS block `fas_{scale}x_{i}` its `aligned` features and `select/routing` weights.
+    `pre_offset_{1,2,4}x`, and per FAS block `fas_{scale}x_{i}` its `aligned` features, `align/offset`, `align/mask` and
+    `select/routing` weights.
 
     Attributes:
       features: channels of the trained trunk.

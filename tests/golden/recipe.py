@@ -1,4 +1,4 @@
-"""Deterministic parameters for the reference outputs in this folder (see README.md).
+"""Deterministic parameters for the reference outputs in this folder, computed with the authors' PyTorch code.
 
 `recipe(key, shape, seed, gain)` is the value of one PyTorch parameter or buffer;
 `state_dict(model, seed=1000)` builds the whole state dict of one model as NumPy arrays,
