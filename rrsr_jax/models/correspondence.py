@@ -38,8 +38,9 @@ def untrained(params: Mapping) -> dict:
     Both branches get the same filters, or their descriptors would have nothing in common. All but the last layer only blur
     (a binomial window, random over channels) with a bias that keeps the activation mostly linear, so that a sharp reference
     looks like the blurred input; the last layer's filters have zero mean over their window, so that descriptors tell
-    structure rather than brightness. On warped and relit crops of four photographs, 51 % of the matches are then within
-    one 1x pixel, 26 % with random filters as they come.
+    structure rather than brightness. On crops of four photographs, shifted, warped and relit as in `images.random_view`,
+    61 % of the matches are then right to 0.75 pixels at 1x (widths 16, 32, 64; mean of five seeds); with filters as they
+    come, 26 %.
     """
     window = jnp.outer(jnp.array([1.0, 2.0, 1.0]), jnp.array([1.0, 2.0, 1.0]))[:, :, None, None] / 16
     branch = {}
