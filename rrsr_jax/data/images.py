@@ -78,7 +78,7 @@ def random_view(image: np.ndarray, size: int, rng: np.random.Generator) -> tuple
 
     The second view is shifted by up to a quarter of the crop, each of its corners is moved by up to 2 pixels, and it is
     relit. Shifts are whole pixels of the low-resolution image, which patch matching can find; what the corners add is left to
-    the learnt offsets. (With shifts of any size, the gain from the reference takes hours of training instead of minutes.)
+    the learnt offsets. (With shifts of any size, minutes of training leave most of what the reference holds unused.)
     The photograph is mirrored at its edges.
     """
     h, w = image.shape[:2]
