@@ -78,7 +78,7 @@ def random_view(image: np.ndarray, size: int, rng: np.random.Generator) -> tuple
 
     The second view is shifted by up to a quarter of the crop, each of its corners is moved by up to 2 pixels, and it is
     relit. Shifts are whole pixels of the low-resolution image, which patch matching can find; what the corners add is left to
-    the learnt offsets. (With shifts of any size, minutes of training leave most of what the reference holds unused.)
+    the learnt offsets. (An easier task than real pairs: sub-pixel shifts are what the learnt offsets take longest to follow.)
     The photograph is mirrored at its edges.
     """
     h, w = image.shape[:2]
