@@ -1,9 +1,11 @@
 """RRSR-rec, the paper's main run: CUFED, 160 x 160, 255,000 steps.
 
-    python -m rrsr_jax.main --config=configs/cufed5.py --workdir=runs/cufed5 --config.data.dir=DIR \\
+    python -m rrsr_jax.data.prepare --dataset=cufed --source=CUFED
+    python -m rrsr_jax.data.prepare --dataset=cufed5 --source=CUFED5
+    python -m rrsr_jax.main --config=configs/cufed5.py --workdir=runs/cufed5 \\
         --config.weights.vgg=vgg19.pth --config.weights.correspondence=correspondence.npz
 
-`DIR` holds `input/` and `ref/` with 11,871 pairs. Published result: CUFED5 28.83 dB / 0.856. Time on a GPU: not measured yet.
+Published result: CUFED5 28.83 dB / 0.856. Time on a GPU: not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +36,18 @@ def get_config() -> ConfigDict:
     c.init_from = ""  # workdir of another run to take the parameters from
 
     c.data = ConfigDict(
-        dict(name="cufed", dir="", patch=160, warp=True, warp_range=(5.0, 20.0), threads=16, prefetch=16, workers=0)
+        dict(
+            name="cufed",  # a prepared dataset, or embedded
+            dir="data",  # of the prepared datasets
+            patch=160,
+            warp=True,
+            warp_range=(5.0, 20.0),
+            view=dict(shift=0.25, corners=0.05, whole_pixels=False),  # pairs made of photographs: see random_view
+            skip_damaged=False,
+            threads=16,
+            prefetch=16,
+            workers=0,
+        )
     )
     c.batch_size = 9
     c.steps = 255_000
@@ -55,5 +68,19 @@ def get_config() -> ConfigDict:
     c.image_every = 5_000
     c.checkpoint_every = 1_000
     c.keep_checkpoints = 3
-    c.eval = ConfigDict(dict(name="", crops=0, patch=160, border=4, sheets=0))
+    c.eval = ConfigDict(
+        dict(
+            sets="cufed5",  # prepared datasets, or embedded; separated by commas; may be empty
+            dir="data",
+            columns="",  # how to choose the reference, separated by commas; each set's own rules if empty
+            every=0,  # steps; 0: only in the end
+            exact=True,  # benchmarks padded as in the paper; else grouped by size, like everything that is no benchmark
+            border=4,
+            limit=0,  # only so many images of each set; 0: all
+            shown=12,  # images on the page
+            sheets=0,  # images drawn as one picture each
+            crops=16,  # of the embedded photographs, and
+            patch=160,  # their size
+        )
+    )
     return c

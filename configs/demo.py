@@ -24,6 +24,7 @@ def get_config() -> ConfigDict:
     )
     c.init_gain = 2.0
     c.data.update(name="embedded", patch=64, warp_range=(2.0, 8.0), threads=2, prefetch=4)
+    c.data.view.update(corners=1 / 32, whole_pixels=True)
     c.batch_size = 2
     c.steps = 1_000
     # No pretrained weights here: the reference's features are learnt with the rest, the correspondence net stays untrained.
@@ -32,5 +33,5 @@ def get_config() -> ConfigDict:
     c.log_every = 10
     c.image_every = 250
     c.checkpoint_every = 100
-    c.eval.update(name="embedded", crops=16, patch=160, sheets=6)
+    c.eval.update(sets="embedded", sheets=6)
     return c

@@ -17,7 +17,7 @@ from rrsr_jax.step import TrainState
 
 # What may differ between a run and its continuation: nothing that changes an update already made.
 _FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "weights", "init_from", "eval")
-_FREE_DATA = ("dir", "threads", "prefetch")
+_FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:

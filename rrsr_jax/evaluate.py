@@ -1,139 +1,378 @@
-"""Evaluation: one code path, for the end of training and for `--mode=eval`."""
+"""Evaluation: one code path, for training runs and for `--mode=eval`.
 
+A column is a way to choose the reference: `bicubic` (no model at all), `reference` (the first one), `level_1` to `level_5`,
+`stack` (CUFED5's five references on 500x500 canvases, below each other), `all_references` (likewise, on canvases as large as
+needed), `drawn` (one of them, by a fixed seed), `other` (another image of the set, by a fixed seed), `lr_itself` (the
+low-resolution input: no reference), `unrelated` (that of another image, half the set away).
+"""
+
+import contextlib
+import csv
+import inspect
+import io
+import json
+import math
 import pathlib
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
+import tqdm
 from ml_collections import ConfigDict
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from rrsr_jax.checkpoints import write_atomically
 from rrsr_jax.data import datasets
-from rrsr_jax.data.images import downscale, random_view, upscale
+from rrsr_jax.data.images import SCALE_FACTOR, downscale, random_view, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.metrics import quality, to_uint8
+from rrsr_jax.progress import log
 
-COLUMNS = ("bicubic", "right_reference", "unrelated_reference")
-EVAL_SEED = 20220  # the same crops for every run, whatever its own seed
+# Makes `sr` of parameters, `lr`, `ref`, both (., ., 3) uint8, and height and width of the part of `lr` that is no padding.
+Upscaler = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
 
-Upscaler = Callable[[Mapping, np.ndarray, np.ndarray], np.ndarray]  # parameters, lr, ref to sr; images (., ., 3) uint8
+SEED = 20220  # of everything drawn: the same for every run
 SSIM_WINDOW = 11
+METRICS = ("psnr_y", "ssim_y")
+CANVAS = 500  # CUFED5's, in pixels
+BUCKET = 32  # sizes are rounded up to multiples of this many pixels,
+MOST_PADDING = 1.5  # and an image may be padded to so many times its pixels
+
+# Rules of the published protocols: the columns of each set, the one to compare with published figures second.
+COLUMNS = {
+    "cufed5": ("bicubic", "level_1", "stack", "unrelated", "lr_itself"),
+    "sun80": ("bicubic", "drawn", "unrelated", "lr_itself"),
+    "urban100": ("bicubic", "lr_itself", "unrelated"),
+    "manga109": ("bicubic", "other", "lr_itself"),
+    "wr_sr": ("bicubic", "reference", "unrelated", "lr_itself"),
+    "cufed": ("bicubic", "reference", "unrelated", "lr_itself"),
+    "ref_pairs": ("bicubic", "all_references", "unrelated", "lr_itself"),
+    "photos": ("bicubic", "lr_itself", "unrelated"),
+    "embedded": ("bicubic", "reference", "unrelated", "lr_itself"),
+}
+BENCHMARKS = ("cufed5", "sun80", "urban100", "manga109", "wr_sr")
 
 
-class Sample(NamedTuple):
-    """One test image with its reference and one that has nothing to do with it, all uint8."""
-
-    name: str
-    hr: np.ndarray
-    ref: np.ndarray
-    unrelated: np.ndarray
+class Stopped(Exception):
+    """An evaluation was asked to stop."""
 
 
-def samples(config: ConfigDict) -> list[Sample]:
-    """The test set that the `eval` part of a config names; empty if it names none."""
-    if not config.name:
-        return []
-    if config.name != "embedded":
-        raise InputError(f"config.eval.name: embedded, or empty for no evaluation, expected, got {config.name!r}")
-    if config.patch % 4 or config.patch - 2 * config.border < SSIM_WINDOW:
+class Evaluation(NamedTuple):
+    """What came out for one set.
+
+    Attributes:
+      summary: {"images": number, "border": .., "columns": {column: {"psnr_y": mean, "ssim_y": mean, "worse_than_lr_itself":
+        number of images}}, "failed": {"name, column": reason}}; what failed is in no mean.
+      names: of all images, in order.
+      scores: {column: {name: {"psnr_y": .., "ssim_y": ..}}}.
+    """
+
+    summary: dict[str, Any]
+    names: list[str]
+    scores: dict[str, dict[str, dict[str, float]]]
+
+
+class TestSet(Sequence):
+    """The examples of one set, and how to evaluate it.
+
+    Attributes:
+      name: as in the config.
+      columns: which references to try.
+      exact: whether to pad as the paper does.
+    """
+
+    def __init__(self, name: str, config: ConfigDict):
+        """Opens the set that the `eval` part of a config names; InputError if something is wrong with either."""
+        self.name, base = name, name.partition("/")[0]
+        self._examples = _embedded(config) if name == "embedded" else datasets.Prepared(name, config.dir)
+        self._length = min(config.limit or len(self._examples), len(self._examples))
+        self.columns = tuple(config.columns.split(",")) if config.columns else COLUMNS[base]
+        self.exact = config.exact and base in BENCHMARKS
+        number = 1 if name == "embedded" else datasets.BUILDERS[base].REFERENCES
+        for column in self.columns:
+            level = re.fullmatch(r"level_(\d+)", column)
+            needed = (
+                int(level[1]) if level else {"stack": 5}.get(column, column in ("reference", "drawn", "all_references"))
+            )
+            if not level and column not in {c for columns in COLUMNS.values() for c in columns}:
+                raise InputError(f"config.eval.columns: {column!r} is none of the columns in rrsr_jax/evaluate.py")
+            if number is not None and needed > number:
+                raise InputError(f"config.eval.columns: {column} needs {needed} reference(s), {name} has {number}")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._examples[index]
+
+    def reference(self, column: str, index: int, example: Mapping[str, Any]) -> np.ndarray:
+        """The reference of image `index` by the rule of a column, (., ., 3) uint8."""
+        refs = example["refs"]
+        rng = np.random.default_rng([SEED, index])
+        if column == "lr_itself":
+            return downscale(crop_to_multiple(example["hr"]))
+        if column == "unrelated":
+            other = self[(index + max(1, len(self) // 2)) % len(self)]
+            return (other["refs"] or [other["hr"]])[0]
+        if column == "other":
+            return self[(index + int(rng.integers(1, max(2, len(self))))) % len(self)]["hr"]
+        if column == "drawn":
+            return refs[rng.integers(len(refs))]
+        if column in ("stack", "all_references"):
+            return stack(refs, CANVAS if column == "stack" else None)
+        number = 1 if column == "reference" else int(column.removeprefix("level_"))
+        if number > len(refs):
+            raise InputError(f"{example['name']}: {column} needs {number} reference(s), it has {len(refs)}")
+        return refs[number - 1]
+
+
+def test_sets(config: ConfigDict) -> list[TestSet]:
+    """The sets that the `eval` part of a config names."""
+    if config.border < 0 or config.every < 0 or config.limit < 0:
+        raise InputError("config.eval: border, every and limit of at least 0 expected")
+    return [TestSet(name, config) for name in config.sets.split(",") if name]
+
+
+def _embedded(config: ConfigDict) -> list[dict[str, Any]]:
+    """Crops of the embedded photographs that training does not see, each with another view as its reference."""
+    if config.patch % SCALE_FACTOR or config.patch - 2 * config.border < SSIM_WINDOW:
         raise InputError(
-            f"config.eval.patch: a multiple of 4, at least {SSIM_WINDOW} larger than two borders of {config.border}, "
-            f"expected, got {config.patch}"
+            f"config.eval.patch: a multiple of {SCALE_FACTOR}, at least {SSIM_WINDOW} larger than two borders of "
+            f"{config.border}, expected, got {config.patch}"
         )
     names = datasets.EMBEDDED_TEST
     photographs = datasets.embedded_photographs(names, config.patch)
-    rng = np.random.default_rng(EVAL_SEED)
-    out = []
-    for i in range(config.crops):
-        which = i % len(names)
-        hr, ref = random_view(photographs[which], config.patch, rng)
-        unrelated, _ = random_view(photographs[(which + 1) % len(names)], config.patch, rng)
-        out.append(Sample(f"{names[which]}_{i // len(names)}", hr, ref, unrelated))
-    return out
+    rng, examples = np.random.default_rng(SEED), []
+    for i in range(config.crops):  # the second half shows another photograph than the first
+        which = i * len(names) // config.crops
+        hr, ref = random_view(photographs[which], config.patch, rng, corners=2 / 160, whole_pixels=True)
+        examples.append({"name": f"{names[which]}_{i}", "hr": hr, "refs": [ref]})
+    return examples
 
 
-def make_upscaler(model: nn.Module) -> Upscaler:
-    """The model as a function of parameters and 8-bit images; compiled once per pair of sizes."""
-    apply = jax.jit(lambda params, lr, ref: model.apply({"params": params}, lr, ref))
+def crop_to_multiple(image: np.ndarray) -> np.ndarray:
+    """Height and width cropped to multiples of 4."""
+    h, w = (n - n % SCALE_FACTOR for n in image.shape[:2])
+    return image[:h, :w]
 
-    def run(params, lr, ref):
-        return to_uint8(apply(params, *(image[None].astype(np.float32) / 255 for image in (lr, ref)))[0])
+
+def stack(refs: Sequence[np.ndarray], canvas: int | None = None) -> np.ndarray:
+    """References below each other, each at the top left of a black canvas: the five of CUFED5 become 2500 x 500.
+
+    Args:
+      refs: (., ., 3) uint8.
+      canvas: side of each canvas; if None, the largest height and width among `refs`.
+    """
+    height, width = (canvas or max(ref.shape[axis] for ref in refs) for axis in (0, 1))
+    for ref in refs:
+        if ref.shape[0] > height or ref.shape[1] > width:
+            raise InputError(
+                f"references of at most {height}x{width} pixels expected, got {ref.shape[0]}x{ref.shape[1]}"
+            )
+    return np.concatenate([_pad(ref, height, width, "constant") for ref in refs])
+
+
+def paper_inputs(hr: np.ndarray, ref: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`lr` and `ref` as in the published protocol: both images zero-padded to a common size before downsampling."""
+    hr, ref = crop_to_multiple(hr), crop_to_multiple(ref)
+    height, width = (max(hr.shape[axis], ref.shape[axis]) for axis in (0, 1))
+    return downscale(_pad(hr, height, width, "constant")), _pad(ref, height, width, "constant")
+
+
+def bucket_inputs(hr: np.ndarray, ref: np.ndarray, shape: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """`lr` and `ref` mirrored at the right and bottom to fill a common shape: height and width of `hr`, then of `ref`."""
+    h, w, ref_h, ref_w = shape
+    lr = downscale(crop_to_multiple(hr))
+    return _pad(lr, h // SCALE_FACTOR, w // SCALE_FACTOR, "symmetric"), _pad(ref, ref_h, ref_w, "symmetric")
+
+
+def buckets(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Few shapes that hold many: for each of `shapes` (height and width of input and reference) the one to pad it to.
+
+    From the largest down, each takes the tightest bucket that exists already, if that pads neither image to more than
+    `MOST_PADDING` times its pixels, and else opens one, `BUCKET` pixels coarse.
+    """
+    opened, chosen = [], {}
+    for shape in sorted(set(shapes), key=math.prod, reverse=True):
+        own = tuple(-(-n // BUCKET) * BUCKET for n in shape)
+
+        def fits(bucket, own=own):
+            waste = (bucket[0] * bucket[1] / own[0] / own[1], bucket[2] * bucket[3] / own[2] / own[3])
+            return all(b >= n for b, n in zip(bucket, own, strict=True)) and max(waste) <= MOST_PADDING
+
+        fitting = [bucket for bucket in opened if fits(bucket)]
+        if not fitting:
+            opened.append(own)
+        chosen[shape] = min(fitting, key=math.prod, default=own)
+    return [chosen[shape] for shape in shapes]
+
+
+def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]:
+    """The model as a function of parameters and an `Upscaler`'s arguments; compiled once per pair of sizes."""
+    # Models with a global statistic take the part that is no padding; others need not.
+    takes_valid = "valid" in inspect.signature(type(model).__call__).parameters
+
+    @jax.jit
+    def apply(params, lr, ref, valid):
+        return model.apply({"params": params}, lr, ref, **({"valid": valid} if takes_valid else {}))
+
+    def run(params, lr, ref, valid):
+        images = (image[None].astype(np.float32) / 255 for image in (lr, ref))
+        return to_uint8(apply(params, *images, np.array([valid], np.int32))[0])
 
     return run
 
 
 def evaluate(
-    upscaler: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    test_set: Sequence[Sample],
+    upscaler: Upscaler | None,
+    test_set: TestSet,
     border: int,
-    sheets: int = 0,
-    out: pathlib.Path | None = None,
-) -> dict[str, dict[str, float]]:
-    """Mean PSNR and SSIM on Y over all samples: {column: {"psnr_y": .., "ssim_y": ..}} for `COLUMNS`.
+    out: pathlib.Path,
+    run: Mapping[str, Any],
+    stop: Callable[[], bool] = bool,
+) -> Evaluation:
+    """Evaluates one set; what is done already in `out` for the same `run` is not done again.
 
-    `upscaler` makes `sr` of `lr` and `ref`, all (., ., 3) uint8.
-    The first `sheets` samples are also drawn, as PNG files in the folder `out`.
+    Args:
+      upscaler: may be None if the only column is bicubic.
+      test_set: what to evaluate.
+      border: pixels left out at each edge.
+      out: gets `images.csv` with one row per image and column, and the results as `COLUMN/NAME.png`.
+      run: what the results depend on (a checkpoint's step, say).
+      stop: asked before every image.
+
+    Raises:
+      Stopped: `stop` said so; the same call goes on from there.
     """
-    scores = {column: [] for column in COLUMNS}
-    for i, sample in enumerate(test_set):
-        lr = downscale(sample.hr)
-        results = {
-            "bicubic": upscale(lr),
-            "right_reference": upscaler(lr, sample.ref),
-            "unrelated_reference": upscaler(lr, sample.unrelated),
-        }
-        for column, image in results.items():
-            scores[column].append(quality(image, sample.hr, border))
-        if i < sheets:
-            write_sheet(out / f"{sample.name}.png", sample, results["bicubic"], results["right_reference"], border)
-    assert all(len(rows) == len(test_set) for rows in scores.values())
-    return {
-        column: {metric: float(np.mean([score[metric] for score in rows])) for metric in ("psnr_y", "ssim_y")}
-        for column, rows in scores.items()
-    }
+    log(f"evaluating {test_set.name}: {len(test_set)} images, {', '.join(test_set.columns)}")
+    done = _Rows(out, dict(run) | {"border": border, "exact": test_set.exact})
+    failed, shapes, names = {}, set(), []
+    plan = {} if test_set.exact else _plan(test_set)
+    total = len(test_set) * len(test_set.columns)
+    with done, tqdm.tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+        for index in range(len(test_set)):
+            names.append(f"record {index}")
+            try:
+                example = test_set[index]
+                names[-1] = example["name"]
+                hr = _measurable(example["hr"], border)
+            except InputError as error:
+                failed |= {f"{names[-1]}, {column}": str(error) for column in test_set.columns}
+                continue
+            for column in test_set.columns:
+                if stop():
+                    raise Stopped
+                bar.update()
+                path = out / column / f"{example['name']}.png"
+                if (example["name"], column) in done and path.exists():
+                    continue
+                try:
+                    if column == "bicubic":
+                        sr = upscale(downscale(hr))
+                    else:
+                        ref = test_set.reference(column, index, example)
+                        inputs = (
+                            paper_inputs(hr, ref) if test_set.exact else bucket_inputs(hr, ref, plan[index, column])
+                        )
+                        shapes.add(tuple(image.shape for image in inputs))
+                        sr = upscaler(*inputs, tuple(n // SCALE_FACTOR for n in hr.shape[:2]))[
+                            : hr.shape[0], : hr.shape[1]
+                        ]
+                except (InputError, ValueError, RuntimeError) as error:  # too little memory is a RuntimeError
+                    failed[f"{example['name']}, {column}"] = str(error).splitlines()[0]
+                    continue
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(sr).save(path)
+                done.add(example["name"], column, quality(sr, hr, border))
+    scores = {column: done.of(column, names) for column in test_set.columns}
+    counted = sum(len(rows) for rows in scores.values())
+    assert len(set(names)) == len(test_set), "every image once"
+    assert counted + len(failed) == total, f"{counted} + {len(failed)} != {total}"
+    for what, reason in failed.items():
+        log(f"failed: {test_set.name}: {what}: {reason}")
+    if shapes:
+        log(f"{test_set.name}: {len(shapes)} pair(s) of sizes for {len(test_set)} images; each is compiled once")
+    summary = {"images": len(test_set), "border": border, "columns": _means(scores), "failed": failed}
+    return Evaluation(summary, names, scores)
 
 
-def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """The results as text."""
-    base = results["bicubic"]["psnr_y"]
-    lines = [f"{'':22}{'PSNR-Y':>10}{'SSIM-Y':>10}{'gain':>10}"]
-    for column, row in results.items():
-        gain = f"{row['psnr_y'] - base:+.2f} dB"
-        lines.append(f"{column.replace('_', ' '):22}{row['psnr_y']:7.2f} dB{row['ssim_y']:10.4f}{gain:>10}")
-    return "\n".join(lines)
+def _measurable(hr: np.ndarray, border: int) -> np.ndarray:
+    hr = crop_to_multiple(hr)
+    if min(hr.shape[:2]) - 2 * border < SSIM_WINDOW:
+        raise InputError(
+            f"at least {SSIM_WINDOW} pixels within borders of {border} expected, got {hr.shape[0]}x{hr.shape[1]}"
+        )
+    return hr
 
 
-def write_sheet(path: pathlib.Path, sample: Sample, bicubic: np.ndarray, sr: np.ndarray, border: int) -> None:
-    """One picture: bicubic, reference, result, ground truth; below each the detail that gains most."""
-    tile, gap, text = 320, 8, 22
-    box = _detail_box(bicubic, sr, sample.hr, side=max(16, min(sample.hr.shape[:2]) // 4))
-    columns = {
-        f"bicubic  {quality(bicubic, sample.hr, border)['psnr_y']:.2f} dB": bicubic,
-        "reference": sample.ref,
-        f"result  {quality(sr, sample.hr, border)['psnr_y']:.2f} dB": sr,
-        "ground truth": sample.hr,
-    }
-    sheet = Image.new("RGB", (len(columns) * (tile + gap) + gap, 2 * tile + 3 * gap + text), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (label, image) in enumerate(columns.items()):
-        x = gap + i * (tile + gap)
-        picture = Image.fromarray(image)
-        draw.text((x, gap // 2), label, fill="black", font_size=16)
-        sheet.paste(picture.resize((tile, tile), Image.Resampling.LANCZOS), (x, gap + text))
-        sheet.paste(picture.resize((tile, tile), Image.Resampling.NEAREST, box=box), (x, 2 * gap + text + tile))
-        corners = [coordinate * tile / image.shape[0] for coordinate in box]
-        offset = (x, gap + text, x, gap + text)
-        draw.rectangle([c + o for c, o in zip(corners, offset, strict=True)], outline="red", width=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+def _plan(test_set: TestSet) -> dict[tuple[int, str], tuple[int, ...]]:
+    """The shape to pad to, for each image and column that can be read; the others are named when their turn comes."""
+    shapes = {}
+    for index in range(len(test_set)):
+        with contextlib.suppress(InputError):
+            example = test_set[index]
+            for column in test_set.columns:
+                if column != "bicubic":
+                    ref = test_set.reference(column, index, example)
+                    shapes[index, column] = crop_to_multiple(example["hr"]).shape[:2] + ref.shape[:2]
+    return dict(zip(shapes, buckets(list(shapes.values())), strict=True))
 
 
-def _detail_box(bicubic, sr, hr, side):
-    """(left, top, right, bottom) of the square window in which the squared error falls most."""
-    gain = ((bicubic.astype(float) - hr) ** 2 - (sr.astype(float) - hr) ** 2).sum(-1)
-    total = np.pad(gain.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    windows = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
-    top, left = np.unravel_index(windows.argmax(), windows.shape)
-    return (int(left), int(top), int(left) + side, int(top) + side)
+def _means(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Per column the means, and how many images come out worse than with no reference at all."""
+    means, base = {}, scores.get("lr_itself", {})
+    for column, rows in scores.items():
+        if rows:
+            means[column] = {metric: float(np.mean([row[metric] for row in rows.values()])) for metric in METRICS}
+        if rows and base and column != "lr_itself":
+            worse = [name for name in rows if name in base and rows[name]["psnr_y"] < base[name]["psnr_y"]]
+            means[column]["worse_than_lr_itself"] = len(worse)
+    return means
+
+
+class _Rows:
+    """The per-image results of one set: a CSV file that grows row by row, so that an interrupted evaluation goes on."""
+
+    def __init__(self, out: pathlib.Path, run: Mapping[str, Any]):
+        self._path, mark = out / "images.csv", out / "run.json"
+        self._rows: dict[tuple[str, str], dict[str, float]] = {}
+        out.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
+        self._writer = csv.writer(text, lineterminator="\n")
+        self._writer.writerow(("name", "column", *METRICS))
+        if mark.exists() and self._path.exists() and json.loads(mark.read_text()) == json.loads(json.dumps(run)):
+            whole_lines, _, _ = self._path.read_text().rpartition("\n")  # the last row may be cut off
+            for row in csv.DictReader(whole_lines.splitlines()):
+                self.add(row["name"], row["column"], {metric: float(row[metric]) for metric in METRICS})
+        write_atomically(self._path, text.getvalue())
+        write_atomically(mark, json.dumps(run))
+
+    def __enter__(self):
+        self._file = self._path.open("a")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def __contains__(self, key):
+        return key in self._rows
+
+    def add(self, name: str, column: str, values: Mapping[str, float]) -> None:
+        self._rows[name, column] = dict(values)
+        self._writer.writerow((name, column, *(repr(values[metric]) for metric in METRICS)))
+        if hasattr(self, "_file"):
+            self._file.flush()
+
+    def of(self, column: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        return {name: self._rows[name, column] for name in names if (name, column) in self._rows}
+
+
+def _pad(image, height, width, mode):
+    return np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode)

@@ -30,7 +30,7 @@ class Progress:
         self._started: float | None = None
         self._active = jax.process_index() == 0
         if self._active:
-            self._lines = _lines_until(workdir / "metrics.jsonl", first_step)
+            self._lines = _lines_until(workdir / "metrics.jsonl", first_step, steps)
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
             self._bar = tqdm.tqdm(
                 total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
@@ -49,21 +49,27 @@ class Progress:
             return
         elapsed, done = time.perf_counter() - self._started, step - self._first
         speed = done / elapsed if done else 0.0
-        record = {"step": step} | {f"train/{k}": round(float(v), 7) for k, v in metrics.items()}
+        record = {f"train/{k}": round(float(v), 7) for k, v in metrics.items()}
         record["images_per_second"] = round(speed * self._batch_size, 3)
         record["eta_seconds"] = round((self._steps - step) / speed) if speed else None
         record["memory_gib"] = round(_memory_bytes() / 2**30, 2)
-        self._lines.write(json.dumps(record) + "\n")
-        self._lines.flush()
-        for name, value in record.items():
-            if name != "step" and value is not None:
-                self._board.add_scalar(name, value, step)
+        self.write_values(step, record)
         shown = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
         shown += f"  {record['images_per_second']:.3g} images/s"
         self._bar.set_postfix_str(shown)
         if self._bar.disable:
             eta = "" if not speed else f"  ETA {record['eta_seconds'] // 60}:{record['eta_seconds'] % 60:02d}"
             log(f"step {step}/{self._steps}  {shown}{eta}")
+
+    def write_values(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Records values as they are."""
+        if not self._active:
+            return
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Shows a (H, W, 3) uint8 image in TensorBoard."""
@@ -78,12 +84,14 @@ class Progress:
             self._board.close()
 
 
-def _lines_until(path: pathlib.Path, step: int) -> TextIO:
-    """The file open at its end, without what a run that was cut off wrote after its last checkpoint."""
+def _lines_until(path: pathlib.Path, step: int, steps: int) -> TextIO:
+    """The file open at its end, without what will come again: after the last checkpoint, and the last evaluation."""
     kept = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            final = record["step"] == steps and not any(name.startswith("train/") for name in record)
+            if record["step"] <= step and not final:
                 kept.append(line + "\n")
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(kept))

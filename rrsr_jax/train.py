@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from rrsr_jax import evaluate, models, weights
+from rrsr_jax import evaluate, models, report, weights
 from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir, has_checkpoint, write_atomically
 from rrsr_jax.data import pipeline
 from rrsr_jax.data.images import upscale
@@ -35,7 +35,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
     SIGINT and SIGTERM save after the step in progress; the same call goes on from there.
 
     Returns:
-      The results table (see `evaluate.evaluate`), or None if stopped early or if the config names no test set.
+      Results by set (see `evaluate.Evaluation.summary`), or None if stopped early or if the config names no test set.
 
     Raises:
       InputError: bad config, data, weights or workdir; nothing is changed then.
@@ -46,44 +46,74 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
     log("opening the data")
     check_same_run(workdir / "config.json", config)
     _check_numbers(config)
-    test_set = evaluate.samples(config.eval)
+    test_sets = evaluate.test_sets(config.eval)
+    mesh = make_mesh()
     batches = pipeline.training_batches(
-        config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count()
+        config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count(), _to_devices(mesh)
     )
 
     log(f"building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
     model = models.build(config.model)
-    mesh = make_mesh()
     abstract = _abstract_state(model, config, mesh)
     state = None
     if not has_checkpoint(workdir):
         state = place(create_state(initial_params(model, config), config), mesh)
         claim_workdir(workdir, config)
 
-    with contextlib.closing(Checkpoints(workdir, config.keep_checkpoints)) as checkpoints, StopRequest() as stop:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config.keep_checkpoints)))
+        stop = stack.enter_context(StopRequest())
         if state is None:
             log(f"restoring checkpoint {checkpoints.latest()}")
             state = checkpoints.restore(abstract, batches)
             claim_workdir(workdir, config)
-        state = _train(state, batches, make_train_step(model, config, mesh), model, config, workdir, checkpoints, stop)
-    if int(state.step) < config.steps:
-        log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
-        return None
-    return _evaluate(model, state, test_set, config, workdir) if test_set else None
+        progress = Progress(workdir, int(state.step), config.steps, config.batch_size)
+        stack.enter_context(contextlib.closing(progress))
+        upscaler = evaluate.make_upscaler(model)
+        evaluator = functools.partial(_evaluate, upscaler, test_sets, config, workdir, stop=stop, progress=progress)
+        step = make_train_step(model, config, mesh)
+        state = _train(state, batches, step, config, upscaler, checkpoints, stop, progress, evaluator)
+        if int(state.step) < config.steps:
+            log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
+            return None
+        return evaluator(eval_params(state), int(state.step))
 
 
-def evaluate_only(config: ConfigDict, workdir: str) -> dict:
-    """Evaluates the newest checkpoint in `workdir`; see `train_and_evaluate`."""
+def evaluate_only(config: ConfigDict, workdir: str) -> dict | None:
+    """Evaluates the newest checkpoint in `workdir`, or where there is none, what `config.weights` or `config.init_from` name.
+
+    Returns:
+      Results by set (see `evaluate.Evaluation.summary`), or None if stopped; the same call goes on then.
+
+    Raises:
+      InputError: nothing to evaluate, or an image that failed; the results of all others are written then.
+    """
     workdir = pathlib.Path(workdir)
     check_same_run(workdir / "config.json", config)
-    test_set = evaluate.samples(config.eval)
-    if not test_set:
-        raise InputError("config.eval.name is empty: the name of a test set expected")
+    test_sets = evaluate.test_sets(config.eval)
+    if not test_sets:
+        raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     model = models.build(config.model)
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        log(f"restoring checkpoint {checkpoints.latest()}")
-        state = checkpoints.restore(_abstract_state(model, config, make_mesh()))
-    return _evaluate(model, state, test_set, config, workdir)
+    params, step = None, "none"
+    if has_checkpoint(workdir):
+        with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+            log(f"restoring checkpoint {checkpoints.latest()}")
+            state = checkpoints.restore(_abstract_state(model, config, make_mesh()))
+        params, step = eval_params(state), int(state.step)
+    elif config.init_from or config.weights.rrsr:
+        params = place(initial_params(model, config), make_mesh())
+        step = f"{config.init_from} {config.weights.to_json()}"
+    elif any(set(test_set.columns) != {"bicubic"} for test_set in test_sets):
+        raise InputError(
+            f"no checkpoint in {workdir}/checkpoints; the folder of a run expected that has saved one (or --config.weights.rrsr, "
+            "--config.init_from; or --config.eval.columns=bicubic, which needs no model)"
+        )
+    claim_workdir(workdir, config)
+    with StopRequest() as stop:
+        results = _evaluate(evaluate.make_upscaler(model), test_sets, config, workdir, params, step, stop=stop)
+    if failed := sum(len(result["failed"]) for result in (results or {}).values()):
+        raise InputError(f"{failed} image(s) failed, see above; {workdir}/results.json has the results of the others")
+    return results
 
 
 def _check_numbers(config: ConfigDict) -> None:
@@ -159,60 +189,89 @@ def _abstract_state(model, config: ConfigDict, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)
 
 
-def _train(state: TrainState, batches, train_step, model, config, workdir, checkpoints, stop) -> TrainState:
+def _to_devices(mesh: Mesh):
+    """Puts a batch of this process on its devices; what is no image stays where it is."""
+    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+    def put(batch):
+        return {k: jax.make_array_from_process_local_data(sharding, v) if v.ndim > 1 else v for k, v in batch.items()}
+
+    return put
+
+
+def _train(
+    state: TrainState, batches, train_step, config, upscaler, checkpoints, stop, progress, evaluator
+) -> TrainState:
     """The loop, until `config.steps` or a request to stop."""
-    sharding = NamedSharding(state.step.sharding.mesh, PartitionSpec(DATA_AXIS))
-    step = int(state.step)
-    progress = Progress(workdir, step, config.steps, config.batch_size)
-    upscaler = evaluate.make_upscaler(model)
+    step, skipped = int(state.step), 0
     if step < config.steps:
         log("compiling the training step (once; a minute or two for the full model)")
-    try:
-        while step < config.steps and not stop.requested():
-            local = next(batches)
-            batch = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
-            state, metrics = train_step(state, batch)
-            step += 1
-            metrics = {k: float(v) for k, v in metrics.items()}
-            if not all(np.isfinite(v) for v in metrics.values()):
-                raise FloatingPointError(
-                    f"step {step}: not finite: {metrics}; the last good checkpoint is {checkpoints.latest()}. "
-                    "Look at the data of this step, or start in a new workdir with a lower learning rate"
-                )
-            progress.stepped(step)
-            if step % config.log_every == 0 or step == config.steps:
-                progress.write(step, metrics)
-            if step % config.image_every == 0 and jax.process_index() == 0:
-                progress.image("train/bicubic_ref_sr_hr", _strip(upscaler, state, local), step)
-            if step % config.checkpoint_every == 0 or step == config.steps:
-                checkpoints.save(state, batches)
-        if step < config.steps:
-            log("stop requested: saving")
-        checkpoints.save(state, batches)
-    finally:
-        progress.close()
+    while step < config.steps and not stop.requested():
+        batch = next(batches)
+        skipped += int(np.sum(batch.pop("skipped", 0)))
+        state, metrics = train_step(state, batch)
+        step += 1
+        metrics = {k: float(v) for k, v in metrics.items()} | ({"skipped": skipped} if skipped else {})
+        if not all(np.isfinite(v) for v in metrics.values()):
+            raise FloatingPointError(
+                f"step {step}: not finite: {metrics}; the last good checkpoint is {checkpoints.latest()}. "
+                "Look at the data of this step, or start in a new workdir with a lower learning rate"
+            )
+        progress.stepped(step)
+        if step % config.log_every == 0 or step == config.steps:
+            progress.write(step, metrics)
+        if step % config.image_every == 0 and jax.process_index() == 0:
+            progress.image("train/bicubic_ref_sr_hr", _strip(upscaler, state, batch), step)
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            checkpoints.save(state, batches)
+        if config.eval.every and step % config.eval.every == 0 and step < config.steps:
+            evaluator(eval_params(state), step)
+    if step < config.steps:
+        log("stop requested: saving")
+    checkpoints.save(state, batches)
     return state
 
 
-def _strip(upscaler: evaluate.Upscaler, state: TrainState, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+def _strip(upscaler, state: TrainState, batch: Mapping[str, jax.Array]) -> np.ndarray:
     """The first image of a batch, side by side: bicubic, reference, result, ground truth."""
-    lr, ref, hr = batch["lr"][0], batch["ref"][0], batch["hr"][0]
-    return np.concatenate([upscale(lr), ref, upscaler(_on_one_device(eval_params(state)), lr, ref), hr], axis=1)
+    lr, ref, hr = (np.asarray(batch[name].addressable_data(0)[0]) for name in ("lr", "ref", "hr"))
+    sr = upscaler(_on_one_device(eval_params(state)), lr, ref, lr.shape[:2])
+    return np.concatenate([upscale(lr), ref, sr, hr], axis=1)
 
 
-def _evaluate(model, state: TrainState, test_set, config: ConfigDict, workdir: pathlib.Path) -> dict | None:
-    """Evaluates on the first process; writes `results.json` and `sheets/` into the workdir."""
-    results = None
-    if jax.process_index() == 0:
-        log(f"evaluating on {len(test_set)} held-out crops")
-        upscaler = functools.partial(evaluate.make_upscaler(model), _on_one_device(eval_params(state)))
-        results = evaluate.evaluate(upscaler, test_set, config.eval.border, config.eval.sheets, workdir / "sheets")
-        write_atomically(workdir / "results.json", json.dumps(results, indent=2))
-        log(f"step {int(state.step)}, written to {workdir}/results.json and {workdir}/sheets")
-        print(evaluate.table(results))
+def _evaluate(upscaler, test_sets, config, workdir, params, step, *, stop, progress=None) -> dict | None:
+    """Evaluates on the first process; writes `results.json` and a folder per set into the workdir.
+
+    Returns:
+      Results by set, or None if asked to stop.
+    """
+    results = {}
+    if test_sets and jax.process_index() == 0:
+        if params is not None:
+            upscaler = functools.partial(upscaler, _on_one_device(params))
+        run = {"step": step, **{name: config.eval[name] for name in ("dir", "crops", "patch")}}
+        for test_set in test_sets:
+            out = workdir / "eval" / test_set.name.replace("/", "-")
+            try:
+                evaluation = evaluate.evaluate(upscaler, test_set, config.eval.border, out, run, stop.received)
+                report.write_page(out / "index.html", test_set, evaluation, config.eval.shown)
+                report.write_sheets(out, test_set, evaluation, config.eval.sheets)
+            except OSError as error:
+                raise InputError(f"cannot write the results to {out}: {error}") from error
+            except evaluate.Stopped:
+                log("stopped while evaluating; the same command goes on from there")
+                results = None
+                break
+            results[test_set.name] = evaluation.summary
+            for column, row in evaluation.summary["columns"].items() if progress else ():
+                progress.write_values(step, {f"val/{test_set.name}/{column}/{k}": row[k] for k in evaluate.METRICS})
+        if results:
+            write_atomically(workdir / "results.json", json.dumps({"step": step, "sets": results}, indent=2))
+            log(f"step {step}: results in {workdir}/results.json, images, page and CSV in {workdir}/eval")
+            print(report.table(results))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
-    return results
+    return results if test_sets else None
 
 
 def _on_one_device(params: Mapping) -> Mapping:
@@ -235,6 +294,10 @@ class StopRequest:
         if self._received:
             raise KeyboardInterrupt
         self._received = True
+
+    def received(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._received
 
     def requested(self) -> bool:
         """Whether to stop now; all processes of a run get the same answer."""

@@ -1,14 +1,12 @@
 """Images, datasets, and the input pipeline."""
 
-import itertools
-
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from configs import cufed5
-from rrsr_jax.data import datasets, images, pipeline
+from rrsr_jax.data import images, pipeline
 from rrsr_jax.errors import InputError
 from tests.conftest import tiny_config
 
@@ -20,19 +18,6 @@ def random_image(height=40, width=32, seed=0):
 def smooth_image(height, width):
     y, x = np.mgrid[:height, :width]
     return np.stack([y * 255 / height, x * 255 / width, (x + y) % 256], -1).astype(np.uint8)
-
-
-@pytest.fixture
-def pair_folder(tmp_path):
-    """Three pairs of 16 x 16, one reference larger."""
-    for folder in ("input", "ref"):
-        (tmp_path / folder).mkdir()
-        for i in range(3):
-            size = (24, 20) if folder == "ref" and i == 1 else (16, 16)
-            Image.fromarray(random_image(*size, seed=i + 10 * (folder == "ref"))).save(
-                tmp_path / folder / f"{i:03}.png"
-            )
-    return tmp_path
 
 
 def test_warp_moves_each_corner_within_its_range(monkeypatch):
@@ -79,6 +64,25 @@ def test_random_view_is_the_crop_and_something_near_it():
     assert (hr != ref).any()
     places = [(y, x) for y in range(137) for x in range(157) if (photograph[y, x] == hr[0, 0]).all()]
     assert any((photograph[y : y + 64, x : x + 64] == hr).all() for y, x in places)
+
+
+def test_random_view_shifts_and_bends_as_far_as_it_is_told(monkeypatch):
+    monkeypatch.setattr(images, "relight", lambda image, rng: image)
+    photograph = random_image(200, 220)
+    still, same = images.random_view(photograph, 64, np.random.default_rng(0), shift=0, corners=0)
+    np.testing.assert_array_equal(still, same)
+    moves = []
+    original = cv2.getPerspectiveTransform
+    monkeypatch.setattr(cv2, "getPerspectiveTransform", lambda a, b: moves.append(a - b) or original(a, b))
+    for seed in range(40):
+        images.random_view(photograph, 64, np.random.default_rng(seed), shift=0.25, corners=0, whole_pixels=True)
+        rng = np.random.default_rng(seed)  # where the crop is
+        top, left = rng.integers(0, 137), rng.integers(0, 157)
+        moves[-1] -= [left, top]
+    moves = np.array(moves)
+    assert np.abs(moves).max() == 16
+    assert (moves % 4 == 0).all()
+    assert np.ptp(moves, axis=1).max() == 0  # all corners move together
 
 
 def test_augmentation_treats_all_images_alike_and_reaches_all_eight_symmetries():
@@ -139,56 +143,67 @@ def test_processes_share_the_batch_without_overlap():
     np.testing.assert_array_equal(np.concatenate(parts), whole[[0, 2, 1, 3]])
 
 
-def test_pair_folders(pair_folder):
-    source = datasets.PairFolders(str(pair_folder), patch=16, expected=3)
-    assert len(source) == 3
-    assert all(source[i]["hr"].shape == source[i]["ref"].shape == (16, 16, 3) for i in range(3))
-    np.testing.assert_array_equal(source[0]["hr"], random_image(16, 16, seed=0))
-    np.testing.assert_array_equal(source[0]["ref"], random_image(16, 16, seed=10))
-    np.testing.assert_array_equal(source[1]["ref"], images.resize_bicubic(random_image(24, 20, seed=11), 16, 16))
+def saved(image, path, **options):
+    image.save(path, **options)
+    return path
 
 
-def test_pair_folders_name_what_is_wrong(pair_folder):
-    with pytest.raises(InputError, match=r"3 pairs in .*; expected: .*input/\*\.png .* 11,871 pairs"):
-        datasets.PairFolders(str(pair_folder), 16, datasets.CUFED_PAIRS)
-    with pytest.raises(InputError, match=r"000\.png: 32x32 pixels expected, got 16x16"):
-        datasets.PairFolders(str(pair_folder), patch=32)[0]
-    (pair_folder / "ref" / "002.png").unlink()
-    with pytest.raises(InputError, match=r"1 files of .* without a partner: 002\.png"):
-        datasets.PairFolders(str(pair_folder), 16)
-    with pytest.raises(InputError, match=r"config\.data\.dir is empty; expected: DIR/input/\*\.png"):
-        datasets.PairFolders("", 16)
-    with pytest.raises(InputError, match=r"no folder .*nowhere/input"):
-        datasets.PairFolders(str(pair_folder / "nowhere"), 16)
+def test_images_are_read_as_they_are(tmp_path):
+    image = random_image()
+    got, notes = images.read_image(saved(Image.fromarray(image), tmp_path / "image.png"))
+    np.testing.assert_array_equal(got, image)
+    assert notes == []
 
 
-def test_a_broken_image_is_named_by_the_pipeline(pair_folder, monkeypatch):
-    monkeypatch.setattr(datasets, "CUFED_PAIRS", 3)
-    broken = pair_folder / "ref" / "001.png"
-    broken.write_bytes(broken.read_bytes()[:-40])
-    config = tiny_config(data__name="cufed", data__dir=str(pair_folder), data__patch=16)
-    batches = pipeline.training_batches(config.data, 1, seed=0)
-    with pytest.raises(InputError, match=r"ref/001\.png: cannot be read as an image"):
-        list(itertools.islice(batches, 3))
+def test_what_loses_nothing_is_converted_and_told(tmp_path):
+    image = random_image(20, 16)
+    grey = image[..., 0]
+    got, notes = images.read_image(saved(Image.fromarray(grey), tmp_path / "grey.png"))
+    np.testing.assert_array_equal(got, np.repeat(grey[..., None], 3, -1))
+    assert notes == ["grey to RGB"]
+    opaque = np.concatenate([image, np.full((20, 16, 1), 255, np.uint8)], -1)
+    got, notes = images.read_image(saved(Image.fromarray(opaque), tmp_path / "opaque.png"))
+    np.testing.assert_array_equal(got, image)
+    assert notes == ["opaque alpha channel dropped"]
+    palette = Image.fromarray(image).quantize(8)
+    got, notes = images.read_image(saved(palette, tmp_path / "palette.png"))
+    np.testing.assert_array_equal(got, np.asarray(palette.convert("RGB")))
+    assert notes == ["palette to RGB"]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    got, notes = images.read_image(saved(Image.fromarray(image), tmp_path / "turned.png", exif=exif))
+    np.testing.assert_array_equal(got, np.rot90(image, -1))
+    assert notes == ["turned as its EXIF data says"]
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "I;16"])
-def test_images_that_are_not_rgb(tmp_path, mode):
-    path = tmp_path / "image.png"
-    Image.new(mode, (8, 8)).save(path)
-    with pytest.raises(InputError, match=r"image\.png: an 8-bit RGB image expected, got mode .*; convert"):
-        images.read_image(path)
+def test_images_that_are_refused(tmp_path):
+    transparent = np.concatenate([random_image(), np.full((40, 32, 1), 254, np.uint8)], -1)
+    deep = tmp_path / "deep_colour.png"
+    cv2.imwrite(str(deep), random_image().astype(np.uint16) * 256)  # Pillow would call it RGB
+    cases = [
+        (saved(Image.fromarray(transparent), tmp_path / "alpha.png"), "3 channels expected, got transparency; convert"),
+        (saved(Image.new("I;16", (8, 8)), tmp_path / "deep.png"), "8 bits a channel expected, got 16 or more; convert"),
+        (deep, "8 bits a channel expected, got 16 or more; convert"),
+        (saved(Image.new("CMYK", (8, 8)), tmp_path / "print.jpg"), "RGB expected, got mode CMYK; convert"),
+    ]
+    for path, message in cases:
+        with pytest.raises(InputError, match=f"{path.name}: {message}"):
+            images.read_image(path)
+    with pytest.raises(InputError, match=r"small\.png: at least 48x48 pixels expected, got 40x32"):
+        images.read_image(saved(Image.fromarray(random_image()), tmp_path / "small.png"), smallest=48)
 
 
 def test_images_that_cannot_be_read(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(random_image()).save(path)
-    path.write_bytes(path.read_bytes()[:200])
+    path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"image\.png: cannot be read"):
         images.read_image(path)
     path.write_text("no image")
     with pytest.raises(InputError, match=r"image\.png: cannot be read"):
         images.read_image(path)
+    with pytest.raises(InputError, match=r"none\.png: cannot be read"):
+        images.read_image(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +228,8 @@ def test_arrays_that_are_no_images(image, message):
         (dict(patch=640), r"astronaut: at least 640x640 pixels expected"),
         (dict(warp_range=(5.0, 20.0)), r"config\.data\.warp_range: two rising numbers below half the patch of 32"),
         (dict(warp_range=(5.0, 2.0)), r"config\.data\.warp_range"),
-        (dict(name="cufed6"), r"config\.data\.name: embedded or cufed expected, got 'cufed6'"),
+        (dict(name="cufed6"), r"dataset: one of cufed, cufed5, .* expected, got 'cufed6'"),
+        (dict(view=dict(shift=0.25, corners=0.3, whole_pixels=True)), r"config\.data\.view: .* corners of 0 to 0\.25"),
     ],
 )
 def test_settings_that_cannot_work(changes, message):

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import cufed5
-from rrsr_jax import evaluate, train
+from configs import cufed5, photos
+from rrsr_jax import train
 from rrsr_jax.checkpoints import Checkpoints
-from rrsr_jax.data import datasets
+from rrsr_jax.data import prepare
 from rrsr_jax.errors import InputError
-from rrsr_jax.metrics import quality
 from tests.conftest import tiny_config, tiny_rrsr
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -33,9 +32,11 @@ def get_config():
 """
 
 
-def lines(workdir):
+def lines(workdir, kind="train/"):
+    """The records of `metrics.jsonl`, of training or of evaluation."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [record for record in records if any(name.startswith(kind) for name in record)]
 
 
 def params(workdir):
@@ -45,7 +46,7 @@ def params(workdir):
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    results = train.train_and_evaluate(tiny_config(ema_decay=0.5), str(workdir))
+    results = train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir))
     return workdir, results
 
 
@@ -72,9 +73,10 @@ def finish(process, timeout=300):
 
 def test_outputs_of_a_run(finished_run):
     workdir, results = finished_run
-    assert json.loads((workdir / "results.json").read_text()) == results
-    assert set(results) == {"bicubic", "right_reference", "unrelated_reference"}
-    assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in results.values())
+    assert json.loads((workdir / "results.json").read_text()) == {"step": 3, "sets": results}
+    columns = results["embedded"]["columns"]
+    assert list(columns) == ["bicubic", "reference", "unrelated", "lr_itself"]
+    assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in columns.values())
     logged = lines(workdir)
     assert [line["step"] for line in logged] == [1, 2, 3]
     for key in (
@@ -87,24 +89,31 @@ def test_outputs_of_a_run(finished_run):
         "memory_gib",
     ):
         assert key in logged[-1], key
+    validated = lines(workdir, "val/")
+    # Once during training, and in the end.
+    assert [line["step"] for line in validated] == [2] * 4 + [3] * 4
+    assert validated[-3]["val/embedded/reference/psnr_y"] == columns["reference"]["psnr_y"]
     assert list((workdir / "tensorboard").glob("events.*"))
     assert Checkpoints(workdir).latest() == 3
-    (sheet,) = (workdir / "sheets").glob("*.png")
+    (sheet,) = (workdir / "eval" / "embedded" / "sheets").glob("*.png")
     with Image.open(sheet) as picture:
         assert picture.size[0] > 1000
+    assert (workdir / "eval" / "embedded" / "index.html").stat().st_size > 20_000
 
 
 def test_evaluation_alone_gives_the_same_table(finished_run):
     workdir, results = finished_run
     (workdir / "results.json").unlink()
-    assert train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir)) == results
-    assert json.loads((workdir / "results.json").read_text()) == results
+    shutil.rmtree(workdir / "eval")
+    assert train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == results
+    assert json.loads((workdir / "results.json").read_text())["sets"] == results
 
 
 def test_a_finished_run_is_only_evaluated_again(finished_run):
     workdir, results = finished_run
-    assert train.train_and_evaluate(tiny_config(ema_decay=0.5), str(workdir)) == results
+    assert train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == results
     assert len(lines(workdir)) == 3
+    assert len(lines(workdir, "val/")) == 8
 
 
 @pytest.mark.timeout(1200)
@@ -142,7 +151,7 @@ def test_killed_runs_end_like_an_uninterrupted_one(command, tmp_path):
 
     code, out, err = finish(command(f"--workdir={killed}"))
     assert code == 0, err
-    assert "right reference" in out
+    assert "unrelated" in out
     assert [line["step"] for line in lines(killed)] == list(range(1, 151))
     jax.tree.map(np.testing.assert_array_equal, params(killed), params(tmp_path / "whole"))
 
@@ -231,7 +240,11 @@ def test_evaluation_without_a_run(tmp_path):
         (dict(eval__patch=50), r"config\.eval\.patch: a multiple of 4"),
         (dict(eval__patch=16), r"config\.eval\.patch: .* at least 11 larger than two borders"),
         (dict(eval__patch=320), r"chelsea: at least 320x320 pixels expected"),
-        (dict(eval__name="set5"), r"config\.eval\.name: embedded"),
+        (dict(eval__sets="set5"), r"dataset: one of cufed, .* expected, got 'set5'"),
+        (dict(eval__sets="cufed5", eval__dir="nowhere"), "no prepared dataset cufed5 in nowhere"),
+        (dict(eval__columns="best"), r"config\.eval\.columns: 'best' is none of the columns"),
+        (dict(eval__columns="level_2"), r"config\.eval\.columns: level_2 needs 2 reference\(s\), embedded has 1"),
+        (dict(eval__border=-1), r"config\.eval: border, every and limit of at least 0"),
     ],
 )
 def test_configs_that_cannot_work_end_before_anything_is_written(tmp_path, changes, message):
@@ -253,20 +266,38 @@ def get(tree, *path):
     return functools.reduce(lambda node, name: node[name], path, tree)
 
 
-def test_the_paper_run_on_a_few_pairs(tmp_path, monkeypatch):
-    for folder in ("input", "ref"):
-        (tmp_path / "data" / folder).mkdir(parents=True)
-        for i in range(2):
-            pixels = np.random.default_rng(i).integers(0, 256, (160, 160, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "data" / folder / f"{i}.png")
-    monkeypatch.setattr(datasets, "CUFED_PAIRS", 2)
+def test_the_paper_run_on_a_few_pairs(tmp_path):
+    for i in range(2):
+        for name in (f"input/{i}", f"ref/{i}", *(f"cufed5/00{i}_{k}" for k in range(6))):
+            path = tmp_path / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            size = (160, 160, 3) if "cufed5" not in name else (48 + 4 * i, 52, 3)
+            Image.fromarray(np.random.default_rng(i).integers(0, 256, size, dtype=np.uint8)).save(path)
+    prepare.prepare("cufed", str(tmp_path), str(tmp_path / "data"), count=2)
+    prepare.prepare("cufed5", str(tmp_path / "cufed5"), str(tmp_path / "data"), count=2)
     config = cufed5.get_config()
     config.model.update({k: getattr(tiny_rrsr(), k) for k in config.model if k != "name"})
-    config.data.dir = str(tmp_path / "data")
+    config.data.dir = config.eval.dir = str(tmp_path / "data")
+    config.eval.columns = "bicubic,level_1"
     config.update(batch_size=1, steps=1)
-    assert train.train_and_evaluate(config, str(tmp_path / "run")) is None
+    results = train.train_and_evaluate(config, str(tmp_path / "run"))
+    assert results["cufed5"]["images"] == 2
     assert lines(tmp_path / "run")[0]["step"] == 1
     assert Checkpoints(tmp_path / "run").latest() == 1
+
+
+def test_training_on_photographs(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 80, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
+    prepare.prepare("photos", str(tmp_path / "in"), str(tmp_path / "data"))
+    config = photos.get_config()
+    tiny = tiny_config()
+    config.update(model=tiny.model, batch_size=1, steps=1)
+    config.data.update(dir=str(tmp_path / "data"), patch=32, warp_range=(1.0, 4.0))
+    config.eval.update(crops=2, patch=48)
+    results = train.train_and_evaluate(config, str(tmp_path / "run"))
+    assert results["embedded"]["images"] == 2
 
 
 @pytest.mark.parametrize(
@@ -288,36 +319,14 @@ def test_wrong_command_lines(command, tmp_path, arguments, message):
 
 
 def test_the_paper_run_without_its_data(command, tmp_path):
-    process = command(f"--workdir={tmp_path}/run", config=ROOT / "configs/cufed5.py")
+    flags = f"--workdir={tmp_path}/run", f"--config.data.dir={tmp_path}", "--config.eval.sets="
+    process = command(*flags, config=ROOT / "configs/cufed5.py")
     code, _, err = finish(process, timeout=60)
     assert code == 2
     assert (
-        "config.data.dir is empty; expected: DIR/input/*.png and DIR/ref/*.png, equal names, 160x160 pixels, 11,871"
+        f"prepare it: python -m rrsr_jax.data.prepare --dataset=cufed --source=DIR --data_dir={tmp_path}, DIR with"
         in err
     )
+    assert "input/*.png and ref/*.png with equal names, 11,871 pairs of 160x160 pixels" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
-
-
-def test_columns_and_border_of_the_table():
-    config = tiny_config().eval
-    test_set = evaluate.samples(config)
-    results = evaluate.evaluate(lambda lr, ref: ref, test_set, border=4)
-    for column, image in (("right_reference", "ref"), ("unrelated_reference", "unrelated")):
-        rows = [quality(getattr(sample, image), sample.hr, 4)["psnr_y"] for sample in test_set]
-        assert results[column]["psnr_y"] == pytest.approx(np.mean(rows))
-    assert evaluate.evaluate(lambda lr, ref: ref, test_set, border=0) != results
-
-
-def test_every_test_image_is_counted_once():
-    config = tiny_config().eval
-    test_set = evaluate.samples(config)
-    names = []
-    results = evaluate.evaluate(
-        lambda lr, ref: names.append(lr.shape) or np.repeat(np.repeat(lr, 4, 0), 4, 1), test_set, border=4
-    )
-    assert len(names) == 2 * len(test_set) == 2 * config.crops
-    assert len({sample.name for sample in test_set}) == config.crops
-    right, unrelated = results["right_reference"], results["unrelated_reference"]
-    assert right == unrelated
-    assert results["bicubic"]["psnr_y"] > right["psnr_y"]

@@ -1,17 +1,280 @@
-"""Where training and evaluation images come from. A source has a length and gives one element per index."""
+"""Datasets: image folders, prepared once as records (tensorflow-datasets, without TensorFlow), and photographs that come along.
 
+An example is a dict of `name` (str), `hr` (H, W, 3) uint8 and `refs`, a list of (., ., 3) uint8 images of any sizes.
+Examples are in the order of their names. A prepared dataset has a name like `cufed5`, or `cufed5/mine` where there are several.
+"""
+
+import collections
+import io
 import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
 
 from rrsr_jax.data.images import check_image, read_image, resize_bicubic
 from rrsr_jax.errors import InputError
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
-CUFED_PAIRS = 11_871
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SMALLEST = 12  # 3x3 pixels at 1x, what matching needs
+SPLIT = "all_images"
+
 # Photographs that scikit-image's wheel carries (public domain or CC0).
 EMBEDDED_TRAIN = ("astronaut", "rocket", "hubble_deep_field")
 EMBEDDED_TEST = ("chelsea", "coffee")
+
+
+class Files(NamedTuple):
+    """The files of one example."""
+
+    name: str
+    hr: pathlib.Path
+    refs: tuple[pathlib.Path, ...] = ()
+
+
+class ImageFolders(tfds.core.GeneratorBasedBuilder):
+    """What all datasets share. A subclass says which files belong together.
+
+    Attributes:
+      LAYOUT: the folder that is expected, in words.
+      COUNT: number of examples of the published set; None for any.
+      REFERENCES: references of each example; None for one or more.
+      SMALLEST: height and width that every image must have.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    LAYOUT = ""
+    COUNT: int | None = None
+    REFERENCES: int | None = None
+    SMALLEST = SMALLEST
+
+    def __init__(self, data_dir: str, variant: str = "", examples: Iterable[dict[str, Any]] = ()):
+        """A dataset in `data_dir`; to prepare it, from `examples` as `encode` makes them."""
+        self._examples = examples
+        config = tfds.core.BuilderConfig(name=variant) if variant else None
+        super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+
+    @classmethod
+    def list_files(cls, source: pathlib.Path) -> tuple[list[Files], list[str]]:
+        """Which files of the folder belong together, by name, and what does not fit, in words."""
+        raise NotImplementedError
+
+    @classmethod
+    def encode(cls, files: Files, tile: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
+        """Files as they are stored: examples of encoded images, and what was changed.
+
+        Args:
+          files: of one example.
+          tile: cut an image without references into pieces of about this side (records of large photographs are slow to decode).
+
+        Raises:
+          InputError: an image is no good; names it and says what to do.
+        """
+        notes = []
+
+        def encoded(path):
+            image, changes = cls.fit(*read_image(path, cls.SMALLEST), path)
+            notes.extend(changes)
+            if tile and not files.refs and max(image.shape) > tile:
+                notes.append(f"cut into tiles of {tile}")
+                return [_png(piece) for piece in tiles(image, tile)]
+            kept_as_it_is = not changes and path.suffix.lower() in (".png", ".jpg", ".jpeg")
+            return [io.BytesIO(path.read_bytes()) if kept_as_it_is else _png(image)]
+
+        pieces = encoded(files.hr)
+        refs = [ref for path in files.refs for ref in encoded(path)]
+        names = [files.name] if len(pieces) == 1 else [f"{files.name}-{i}" for i in range(len(pieces))]
+        return [{"name": name, "hr": hr, "refs": refs} for name, hr in zip(names, pieces, strict=True)], notes
+
+    @classmethod
+    def fit(cls, image: np.ndarray, notes: list[str], path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
+        """Makes an image fit the dataset, or raises InputError; here: any image does."""
+        return image, notes
+
+    def _info(self):
+        image = tfds.features.Image(shape=(None, None, 3))
+        features = {"name": tfds.features.Text(), "hr": image, "refs": tfds.features.Sequence(image)}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # nothing is downloaded
+        return {SPLIT: self._generate_examples()}
+
+    def _generate_examples(self):
+        yield from enumerate(self._examples)
+
+
+class RefPairs(ImageFolders):
+    """Pairs of one's own: images with one or more references each, of any sizes."""
+
+    LAYOUT = "input/NAME.png with ref/NAME.png, or with any number of ref/NAME_*.png or ref/NAME/*.png (also JPEG, BMP, WebP)"
+
+    @classmethod
+    def list_files(cls, source):
+        """Pairs by file name; a reference belongs to the longest input name that its own name starts with."""
+        inputs, problems = _by_name(_images(source / "input"))
+        refs = collections.defaultdict(list)
+        for path in _images(source / "ref", deep=True):
+            owner = path.parent.name if path.parent != source / "ref" else path.stem
+            while owner not in inputs and "_" in owner:
+                owner = owner.rpartition("_")[0]
+            if owner in inputs:
+                refs[owner].append(path)
+            else:
+                problems.append(f"{path}: no input of that name")
+        found = []
+        for name, path in inputs.items():
+            number = len(refs[name])
+            if number == 0 or (cls.REFERENCES and number != cls.REFERENCES):
+                problems.append(f"{path}: {cls.REFERENCES or 'one or more'} reference(s) expected, got {number}")
+            else:
+                found.append(Files(name, path, tuple(refs[name])))
+        return found, problems
+
+
+class Cufed(RefPairs):
+    """CUFED's training pairs (Zhang et al. 2019). A reference of another size is resized bicubically to that of the input."""
+
+    LAYOUT = "input/*.png and ref/*.png with equal names, 11,871 pairs of 160x160 pixels"
+    COUNT, REFERENCES = 11_871, 1
+    PATCH = 160
+
+    @classmethod
+    def fit(cls, image, notes, path):
+        """Inputs must be 160x160; references become so."""
+        if image.shape[:2] == (cls.PATCH, cls.PATCH):
+            return image, notes
+        if path.parent.name == "input":
+            raise InputError(f"{path}: {cls.PATCH}x{cls.PATCH} pixels expected, got {image.shape[0]}x{image.shape[1]}")
+        return resize_bicubic(image, cls.PATCH, cls.PATCH), [*notes, f"reference resized to {cls.PATCH}x{cls.PATCH}"]
+
+
+class WrSr(RefPairs):
+    """WR-SR (Jiang et al. 2021): 80 pairs."""
+
+    LAYOUT = "input/NNN.png and ref/NNN_ref.png, 80 pairs"
+    COUNT, REFERENCES = 80, 1
+
+
+class Sun80(RefPairs):
+    """Sun80 (Sun and Hays 2012): 80 images with 20 references each."""
+
+    LAYOUT = "input/NAME.png and ref/NAME/*.png (or ref/NAME_*.png), 80 images with 20 references each"
+    COUNT, REFERENCES = 80, 20
+
+
+class Cufed5(ImageFolders):
+    """CUFED5 (Zhang et al. 2019): 126 groups of an input and five references of falling similarity."""
+
+    LAYOUT = "NNN_0.png (input) and NNN_1.png to NNN_5.png (references, most similar first), 126 groups"
+    COUNT, REFERENCES = 126, 5
+
+    @classmethod
+    def list_files(cls, source):
+        """Groups by the part of the name before the last underscore."""
+        by_name, problems = _by_name(_images(source))
+        groups = collections.defaultdict(dict)
+        for stem, path in by_name.items():
+            group, _, member = stem.rpartition("_")
+            if group and member in ("0", "1", "2", "3", "4", "5"):
+                groups[group][int(member)] = path
+            else:
+                problems.append(f"{path}: a name like 000_0.png to 000_5.png expected")
+        found = []
+        for group, members in sorted(groups.items()):
+            if missing := [str(i) for i in range(cls.REFERENCES + 1) if i not in members]:
+                problems.append(f"{source / group}_*: no image {', '.join(missing)}")
+            else:
+                found.append(Files(group, members[0], tuple(members[i] for i in range(1, cls.REFERENCES + 1))))
+        return found, problems
+
+
+class Photos(ImageFolders):
+    """Photographs without references: to train on pairs made of them, or to super-resolve each on its own."""
+
+    LAYOUT = "photographs in any format, also in folders of the folder"
+    REFERENCES = 0
+
+    @classmethod
+    def list_files(cls, source):
+        """One example per image, named by its path in the folder."""
+        by_name, problems = _by_name(
+            _images(source, deep=True),
+            lambda path: path.relative_to(source).with_suffix("").as_posix().replace("/", "-"),
+        )
+        return [Files(name, path) for name, path in sorted(by_name.items())], problems
+
+
+class Urban100(Photos):
+    """Urban100 (Huang et al. 2015): 100 images of buildings, no references."""
+
+    LAYOUT = "100 images"
+    COUNT = 100
+
+
+class Manga109(Photos):
+    """Manga109 (Matsui et al. 2017): 109 covers, no references."""
+
+    LAYOUT = "109 images"
+    COUNT = 109
+
+
+BUILDERS = {builder.name: builder for builder in (Cufed, Cufed5, Sun80, Urban100, Manga109, WrSr, RefPairs, Photos)}
+
+
+def builder_class(name: str) -> tuple[type[ImageFolders], str]:
+    """The dataset and the variant that a name like `cufed5` or `cufed5/mine` means."""
+    base, _, variant = name.partition("/")
+    if base not in BUILDERS or "/" in variant:
+        raise InputError(f"dataset: one of {', '.join(BUILDERS)}, or one of them with /VARIANT, expected, got {name!r}")
+    return BUILDERS[base], variant
+
+
+class Prepared(Sequence):
+    """The examples of a prepared dataset."""
+
+    def __init__(self, name: str, data_dir: str):
+        """Opens the records.
+
+        Raises:
+          InputError: not prepared (says how to), or a record file is missing or cut short.
+        """
+        cls, _ = builder_class(name)
+        self.name, self._folder = name, pathlib.Path(data_dir, name, str(cls.VERSION))
+        try:
+            self._records = tfds.builder_from_directory(self._folder).as_data_source(SPLIT)
+        except Exception as error:  # the library's own errors, of many kinds
+            raise InputError(
+                f"no prepared dataset {name} in {data_dir} (looked for {self._folder}); prepare it: python -m "
+                f"rrsr_jax.data.prepare --dataset={name} --source=DIR --data_dir={data_dir}, DIR with {cls.LAYOUT}"
+            ) from error
+        self.has_references = cls.REFERENCES != 0
+        try:
+            self[0]
+        except InputError:  # one record, or the whole file?
+            self[len(self) - 1]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        try:
+            record = self._records[index]
+        except Exception as error:  # record readers and image decoders raise what they like
+            raise InputError(
+                f"{self.name}: record {index} of {len(self)} in {self._folder} is damaged ({error}); remove that folder and "
+                "prepare the dataset again"
+            ) from error
+        return {"name": record["name"].decode(), "hr": record["hr"], "refs": list(record["refs"])}
 
 
 def embedded_photographs(names: tuple[str, ...], smallest: int) -> list[np.ndarray]:
@@ -21,55 +284,35 @@ def embedded_photographs(names: tuple[str, ...], smallest: int) -> list[np.ndarr
     return [check_image(getattr(skimage.data, name)(), name, smallest) for name in names]
 
 
-class PairFolders:
-    """Pairs in two folders, `input/` and `ref/`, with equal file names: the layout of CUFED's training set.
+def tiles(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """Covers an image with as few pieces of `side` x `side` (or its own height or width) as can be, evenly spread."""
+    starts = [np.linspace(0, max(0, n - side), max(1, -(-n // side))).round().astype(int) for n in image.shape[:2]]
+    for top in starts[0]:
+        for left in starts[1]:
+            yield image[top : top + side, left : left + side]
 
-    Elements are dicts of `hr` and `ref`, both (patch, patch, 3) uint8. A reference of another size is resized bicubically.
-    """
 
-    def __init__(self, directory: str, patch: int, expected: int | None = None):
-        """Lists and pairs the files; reads no image.
+def _images(folder: pathlib.Path, deep: bool = False) -> Iterator[pathlib.Path]:
+    """Image files of a folder by name, hidden ones left out."""
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}")
+    for path in sorted(folder.rglob("*") if deep else folder.iterdir(), key=pathlib.Path.as_posix):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file() and not hidden:
+            yield path
 
-        Args:
-          directory: holds `input/` and `ref/`.
-          patch: side of every input image.
-          expected: number of pairs that must be there; any if None.
 
-        Raises:
-          InputError: a folder is missing, files are unpaired, or there is another number of pairs.
-        """
-        self._patch = patch
-        root = pathlib.Path(directory or "DIR")
-        layout = (
-            f"expected: {root}/input/*.png and {root}/ref/*.png, equal names, {patch}x{patch} pixels"
-            + (f", {expected:,} pairs" if expected else "")
-            + ". Nothing is downloaded; point config.data.dir to your copy"
-        )
-        if not directory:
-            raise InputError(f"config.data.dir is empty; {layout}")
-        for folder in ("input", "ref"):
-            if not (root / folder).is_dir():
-                raise InputError(f"no folder {root / folder}; {layout}")
-        inputs, refs = (
-            {p.name for p in (root / folder).iterdir() if p.suffix.lower() in IMAGE_ENDINGS}
-            for folder in ("input", "ref")
-        )
-        if unpaired := sorted(inputs ^ refs):
-            raise InputError(f"{len(unpaired)} files of {root} without a partner: {', '.join(unpaired[:10])}; {layout}")
-        if not inputs or (expected and len(inputs) != expected):
-            raise InputError(f"{len(inputs)} pairs in {root}; {layout}")
-        self._root, self._names = root, sorted(inputs)
+def _by_name(paths, name_of=lambda path: path.stem) -> tuple[dict[str, pathlib.Path], list[str]]:
+    found, problems = {}, []
+    for path in paths:
+        first = found.setdefault(name_of(path), path)
+        if first != path:
+            problems.append(f"{path}: has the name of {first}, but for its ending")
+    return found, problems
 
-    def __len__(self) -> int:
-        return len(self._names)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        paths = [self._root / folder / self._names[index] for folder in ("input", "ref")]
-        hr, ref = (read_image(path) for path in paths)
-        if hr.shape[:2] != (self._patch, self._patch):
-            raise InputError(
-                f"{paths[0]}: {self._patch}x{self._patch} pixels expected, got {hr.shape[0]}x{hr.shape[1]}"
-            )
-        if ref.shape != hr.shape:
-            ref = resize_bicubic(ref, *hr.shape[:2])
-        return {"hr": hr, "ref": ref}
+def _png(image: np.ndarray) -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    file.seek(0)
+    return file

@@ -1,29 +1,59 @@
 """Operations on single 8-bit RGB images, (H, W, 3) NumPy arrays."""
 
+import io
 import pathlib
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from rrsr_jax.errors import InputError
 
 SCALE_FACTOR = 4
+_ORIENTATION = 0x0112  # EXIF tag
 
 
-def read_image(path: str | pathlib.Path) -> np.ndarray:
-    """An 8-bit RGB image, (H, W, 3) uint8.
+def read_image(path: str | pathlib.Path, smallest: int = 1) -> tuple[np.ndarray, list[str]]:
+    """An image file as 8-bit RGB, and what had to be done to it.
+
+    What loses nothing is done: grey and palette images become RGB, an opaque alpha channel is dropped, a photograph that
+    was taken sideways (EXIF) is turned.
+
+    Args:
+      path: any format that Pillow reads.
+      smallest: height and width that it must have.
+
+    Returns:
+      (H, W, 3) uint8, and a list of notes such as `grey to RGB`; empty if the file holds this very array.
 
     Raises:
-      InputError: unreadable, or not 8-bit RGB; names the file and what to do.
+      InputError: unreadable, 16-bit, transparent, of another colour space or too small; names the file and what to do.
     """
+    notes = []
     try:
-        with Image.open(path) as image:
-            if image.mode != "RGB":
-                raise InputError(f"{path}: an 8-bit RGB image expected, got mode {image.mode}; convert it to RGB")
-            return np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raw = pathlib.Path(path).read_bytes()
+        with Image.open(io.BytesIO(raw)) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove the file") from error
+    if image.mode.startswith("I") or image.mode == "F" or (image.format == "PNG" and raw[24] == 16):  # IHDR's bit depth
+        raise InputError(f"{path}: 8 bits a channel expected, got 16 or more; convert it to 8 bits")
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        notes.append("turned as its EXIF data says")
+    if "A" in image.getbands() or "transparency" in image.info:
+        if image.convert("RGBA").getextrema()[-1][0] < 255:
+            raise InputError(f"{path}: 3 channels expected, got transparency; convert it to RGB")
+        notes.append("opaque alpha channel dropped")
+    if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1"):
+        raise InputError(f"{path}: RGB expected, got mode {image.mode}; convert it to RGB")
+    if image.mode in ("L", "LA", "1"):
+        notes.append("grey to RGB")
+    elif image.mode in ("P", "PA"):
+        notes.append("palette to RGB")
+    if min(image.size) < smallest:
+        raise InputError(f"{path}: at least {smallest}x{smallest} pixels expected, got {image.height}x{image.width}")
+    return np.array(image.convert("RGB")), notes
 
 
 def check_image(image: np.ndarray, name: str, smallest: int = 1) -> np.ndarray:
@@ -73,21 +103,38 @@ def perspective_warp(
     return cv2.warpPerspective(image, homography, (w, h), flags=cv2.INTER_CUBIC)
 
 
-def random_view(image: np.ndarray, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def random_view(
+    image: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    *,
+    shift: float = 0.25,
+    corners: float = 0.03125,
+    whole_pixels: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Two views of one photograph, each (size, size, 3): a crop, and what a second shot of the scene might have caught.
 
-    The second view is shifted by up to a quarter of the crop, each of its corners is moved by up to 2 pixels, and it is
-    relit. Shifts are whole pixels of the low-resolution image, which patch matching can find; what the corners add is left to
-    the learnt offsets. (An easier task than real pairs: sub-pixel shifts are what the learnt offsets take longest to follow.)
-    The photograph is mirrored at its edges.
+    The second view is shifted, its corners are moved, and it is relit; the photograph is mirrored at its edges.
+
+    Args:
+      image: at least `size` pixels high and wide.
+      size: of both views.
+      rng: draws everything.
+      shift: largest shift, in parts of `size`.
+      corners: largest movement of each corner in x and in y, in parts of `size`: turns, zooms, changes the perspective.
+      whole_pixels: shift by whole pixels of the low-resolution image, which patch matching can find exactly.
     """
     h, w = image.shape[:2]
     top, left = rng.integers(0, h - size + 1), rng.integers(0, w - size + 1)
-    reach = size // 4 // SCALE_FACTOR
-    shift = SCALE_FACTOR * rng.integers(-reach, reach + 1, 2)
+    reach = int(shift * size)
+    if whole_pixels:
+        reach //= SCALE_FACTOR
+        moved = SCALE_FACTOR * rng.integers(-reach, reach + 1, 2)
+    else:
+        moved = rng.uniform(-reach, reach, 2)
     box = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
-    corners = box + np.array([left, top]) + shift + rng.uniform(-2, 2, (4, 2))
-    homography = cv2.getPerspectiveTransform(corners.astype(np.float32), box)
+    quadrilateral = box + np.array([left, top]) + moved + rng.uniform(-1, 1, (4, 2)) * corners * size
+    homography = cv2.getPerspectiveTransform(quadrilateral.astype(np.float32), box)
     other = cv2.warpPerspective(
         image, homography, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
     )

@@ -1,31 +1,80 @@
 """The training pipeline (Grain): deterministic by seed, sharded by process, resumable at any batch."""
 
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import grain
 import numpy as np
+import tqdm
 from ml_collections import ConfigDict
 
 from rrsr_jax.data import datasets
-from rrsr_jax.data.images import SCALE_FACTOR, downscale, perspective_warp, random_view
+from rrsr_jax.data.images import SCALE_FACTOR, downscale, perspective_warp, random_view, resize_bicubic
 from rrsr_jax.errors import InputError
 
-SMALLEST_PATCH = 12  # 3x3 pixels at 1x, what matching needs
+ON_DEVICE = 2  # batches that wait there
 
 
-class RandomView(grain.transforms.RandomMap):
+class PassOver(Sequence):
+    """A dataset whose damaged records are replaced by the next good one; examples say under `skipped` how many were damaged."""
+
+    def __init__(self, examples: Sequence[Mapping[str, Any]]):
+        self._examples, self._told = examples, set()
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        for skipped in range(len(self)):
+            try:
+                return self._examples[(index + skipped) % len(self)] | {"skipped": np.int32(skipped)}
+            except InputError as error:
+                if (
+                    str(error) not in self._told
+                ):  # this may run in a worker process, which must not touch the accelerator
+                    self._told.add(str(error))
+                    tqdm.tqdm.write(f"skipped: {error}", file=sys.stderr)
+        raise InputError("no record of the dataset can be read")
+
+
+class MakePair(grain.transforms.RandomMap):
     """A photograph to a pair `hr`, `ref`: see `images.random_view`."""
+
+    def __init__(self, patch: int, view: Mapping[str, Any]):
+        self._patch, self._view = patch, dict(view)
+
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if min(element["hr"].shape[:2]) < self._patch:
+            height, width = element["hr"].shape[:2]
+            raise InputError(
+                f"{element['name']}: {self._patch}x{self._patch} pixels (config.data.patch) expected, got {height}x{width}"
+            )
+        hr, ref = random_view(element["hr"], self._patch, rng, **self._view)
+        return element | {"hr": hr, "ref": ref}
+
+
+class ChooseReference(grain.transforms.RandomMap):
+    """One of the references of an example as its `ref`, resized to `patch` x `patch` if need be; `hr` must have that size."""
 
     def __init__(self, patch: int):
         self._patch = patch
 
-    def random_map(self, photograph: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        hr, ref = random_view(photograph, self._patch, rng)
-        return {"hr": hr, "ref": ref}
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        height, width = element["hr"].shape[:2]
+        if (height, width) != (self._patch, self._patch):
+            raise InputError(
+                f"{element['name']}: an input of {self._patch}x{self._patch} pixels (config.data.patch) expected, "
+                f"got {height}x{width}; cut the pairs into patches, or train on photos"
+            )
+        ref = element["refs"][rng.integers(len(element["refs"]))]
+        return element | {"ref": ref if ref.shape == element["hr"].shape else resize_bicubic(ref, height, width)}
 
 
 class FlipAndTurn(grain.transforms.RandomMap):
-    """Flips and 90-degree rotation, the same for every image of the element."""
+    """Flips and 90-degree rotation, the same for input and reference."""
 
-    def random_map(self, element: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         horizontal, vertical, turns = rng.random() < 0.5, rng.random() < 0.5, int(rng.random() < 0.5)
 
         def transform(image):
@@ -33,11 +82,11 @@ class FlipAndTurn(grain.transforms.RandomMap):
             image = image[::-1] if vertical else image
             return np.rot90(image, turns)
 
-        return {name: transform(image) for name, image in element.items()}
+        return element | {name: transform(element[name]) for name in ("hr", "ref")}
 
 
 class Reciprocal(grain.transforms.RandomMap):
-    """Adds what the two passes need: `lr`, and the warped reference `ref_p` with its low-resolution `ref_lr_p` (eq. 3).
+    """What the two passes need: adds `lr`, and the warped reference `ref_p` with its low-resolution `ref_lr_p` (eq. 3).
 
     Without `warp` the reference itself stands in, which is the paper's ablation: training then collapses to an auto-encoder.
     """
@@ -45,15 +94,21 @@ class Reciprocal(grain.transforms.RandomMap):
     def __init__(self, warp: bool, smallest: float, largest: float):
         self._warp, self._range = warp, (smallest, largest)
 
-    def random_map(self, element: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         ref = np.ascontiguousarray(element["ref"])
         ref_p = perspective_warp(ref, rng, *self._range) if self._warp else ref
         hr = np.ascontiguousarray(element["hr"])
-        return {"lr": downscale(hr), "hr": hr, "ref": ref, "ref_p": ref_p, "ref_lr_p": downscale(ref_p)}
+        images = {"lr": downscale(hr), "hr": hr, "ref": ref, "ref_p": ref_p, "ref_lr_p": downscale(ref_p)}
+        return images | {name: element[name] for name in ("skipped",) if name in element}
 
 
 def training_batches(
-    config: ConfigDict, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1
+    config: ConfigDict,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    to_device: Callable[[dict[str, np.ndarray]], dict[str, Any]] | None = None,
 ) -> grain.DatasetIterator:
     """Endless batches of 8-bit images for one process, with `get_state` and `set_state`.
 
@@ -62,32 +117,41 @@ def training_batches(
       batch_size: of all processes together.
       seed: of shuffling, augmentation and warps.
       process_index, process_count: this process, of all.
+      to_device: applied to every batch, a few batches ahead.
 
     Returns:
-      Iterator over dicts of `lr`, `hr`, `ref`, `ref_p`, `ref_lr_p`, each (batch_size / process_count, ., ., 3) uint8.
+      Iterator over dicts of `lr`, `hr`, `ref`, `ref_p`, `ref_lr_p`, each (batch_size / process_count, ., ., 3) uint8; with
+      `config.skip_damaged` also `skipped`, the number of damaged records passed over for each image.
 
     Raises:
       InputError: wrong settings or data; says what was expected.
     """
-    if config.patch % SCALE_FACTOR or config.patch < SMALLEST_PATCH:
+    if config.patch % SCALE_FACTOR or config.patch < datasets.SMALLEST:
         raise InputError(
-            f"config.data.patch: a multiple of {SCALE_FACTOR}, at least {SMALLEST_PATCH}, expected, got {config.patch}"
+            f"config.data.patch: a multiple of {SCALE_FACTOR}, at least {datasets.SMALLEST}, expected, got {config.patch}"
         )
     if config.warp and not 0 <= config.warp_range[0] <= config.warp_range[1] < config.patch / 2:
         raise InputError(
             f"config.data.warp_range: two rising numbers below half the patch of {config.patch} expected, got {config.warp_range}"
         )
+    if min(config.view.shift, config.view.corners) < 0 or config.view.corners > 0.25:
+        raise InputError(
+            f"config.data.view: shift of at least 0 and corners of 0 to 0.25 expected, got {config.view.to_dict()}"
+        )
     if batch_size % process_count:
         raise InputError(f"config.batch_size: a multiple of {process_count} processes expected, got {batch_size}")
     if config.name == "embedded":
-        source = datasets.embedded_photographs(datasets.EMBEDDED_TRAIN, config.patch)
-        pairs = [RandomView(config.patch)]
-    elif config.name == "cufed":
-        source, pairs = datasets.PairFolders(config.dir, config.patch, datasets.CUFED_PAIRS), []
+        photographs = datasets.embedded_photographs(datasets.EMBEDDED_TRAIN, config.patch)
+        examples = [{"name": name, "hr": hr} for name, hr in zip(datasets.EMBEDDED_TRAIN, photographs, strict=True)]
+        has_references = False
     else:
-        raise InputError(f"config.data.name: embedded or cufed expected, got {config.name!r}")
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    for transform in [*pairs, FlipAndTurn(), Reciprocal(config.warp, *config.warp_range)]:
+        examples = datasets.Prepared(config.name, config.dir)
+        has_references = examples.has_references
+        if config.skip_damaged:
+            examples = PassOver(examples)
+    pair = ChooseReference(config.patch) if has_references else MakePair(config.patch, config.view)
+    dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
+    for transform in [pair, FlipAndTurn(), Reciprocal(config.warp, *config.warp_range)]:
         dataset = dataset.random_map(transform)
     dataset = dataset[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
     batches = dataset.to_iter_dataset(
@@ -95,4 +159,6 @@ def training_batches(
     )
     if config.workers:
         batches = batches.mp_prefetch(grain.multiprocessing.MultiprocessingOptions(num_workers=config.workers))
+    if to_device:
+        batches = grain.experimental.ThreadPrefetchIterDataset(batches.map(to_device), prefetch_buffer_size=ON_DEVICE)
     return iter(batches)

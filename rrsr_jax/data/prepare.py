@@ -1,0 +1,189 @@
+"""Prepares a dataset from a folder of images.
+
+python -m rrsr_jax.data.prepare --dataset=NAME --source=DIR [--data_dir=data] [--count=N] [--skip_bad] [--tile=N]
+
+NAME: cufed, cufed5, sun80, urban100, manga109, wr_sr, ref_pairs, photos; with a name of your own behind a slash where you
+have several of one kind (ref_pairs/holiday). Every image is checked. Either the whole dataset is there in the end, or nothing.
+"""
+
+import argparse
+import collections
+import contextlib
+import fcntl
+import io
+import os
+import pathlib
+import shutil
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import tensorflow_datasets as tfds
+import tqdm
+from absl import logging
+
+from rrsr_jax.data import datasets
+from rrsr_jax.errors import InputError
+
+
+class Summary(NamedTuple):
+    """What a preparation did.
+
+    Attributes:
+      folder: where the dataset is.
+      examples, images: how many are in it.
+      changes: how often which conversion was made.
+      refused: what was left out, and why.
+      new: False if everything was there before.
+    """
+
+    folder: pathlib.Path
+    examples: int
+    images: int = 0
+    changes: Mapping[str, int] = types.MappingProxyType({})
+    refused: tuple[str, ...] = ()
+    new: bool = True
+
+
+def prepare(
+    name: str, source: str, data_dir: str, count: int | None = None, skip_bad: bool = False, tile: int = 0
+) -> Summary:
+    """Makes the dataset `name` in `data_dir` of the images in `source`; does nothing if it is there.
+
+    Args:
+      name: see `datasets.builder_class`.
+      source: a folder as the dataset's `LAYOUT` says.
+      data_dir: folder of all prepared datasets.
+      count: examples expected, instead of the published number.
+      skip_bad: leave out what is damaged or unpaired; an error otherwise.
+      tile: see `ImageFolders.encode`.
+
+    Raises:
+      InputError: names every file that is no good, and why; or the disk is full. Nothing is left behind then.
+    """
+    cls, variant = datasets.builder_class(name)
+    folder = pathlib.Path(data_dir, name, str(cls.VERSION))
+    if folder.is_dir():
+        return Summary(folder, len(datasets.Prepared(name, data_dir)), new=False)
+    with _staging(pathlib.Path(data_dir), name) as staging:
+        files, problems = _list(cls, pathlib.Path(source), count)
+        changes, images = collections.Counter(), 0
+
+        def examples() -> Iterator[dict]:
+            nonlocal images
+            for item in tqdm.tqdm(files, desc=f"preparing {name}", unit="example", dynamic_ncols=True):
+                try:
+                    pieces, notes = cls.encode(item, tile)
+                except InputError as error:
+                    problems.append(str(error))
+                    continue
+                changes.update(notes)
+                images += 1 + len(item.refs)
+                yield from pieces
+            if problems and not skip_bad:
+                raise InputError(
+                    f"{len(problems)} problem(s) in {source}; mend them, or leave them out with --skip_bad:\n{_lines(problems)}"
+                )
+            if not images:
+                raise InputError(f"no usable example in {source}; expected: {cls.LAYOUT}\n{_lines(problems)}")
+
+        try:
+            tfds.disable_progress_bar()  # there is one above
+            builder = cls(str(staging), variant, examples())
+            with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+                builder.download_and_prepare(download_dir=str(staging / "downloads"))
+            prepared = datasets.Prepared(name, str(staging))
+            for index in range(len(prepared)):  # a full disk may show only here
+                prepared[index]
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(staging / folder.relative_to(data_dir), folder)
+        except OSError as error:
+            raise InputError(f"cannot write to {data_dir}: {error}") from error
+    return Summary(folder, len(prepared), images, dict(changes), tuple(problems))
+
+
+def report(name: str, summary: Summary) -> str:
+    """The summary as text."""
+    if not summary.new:
+        return (
+            f"{name} is prepared already: {summary.examples:,} examples in {summary.folder} (remove it to start anew)"
+        )
+    lines = [f"{name}: {summary.examples:,} examples with {summary.images:,} images, all checked, in {summary.folder}"]
+    lines += [f"  {number:,} x {change}" for change, number in summary.changes.items()]
+    if summary.refused:
+        lines += [f"left out ({len(summary.refused)}):", _lines(summary.refused)]
+    return "\n".join(lines)
+
+
+def _list(cls, source: pathlib.Path, count: int | None) -> tuple[list[datasets.Files], list[str]]:
+    """The examples in `source`, as many as there must be."""
+    expected = count or cls.COUNT
+    wanted = f"expected in --source={source}: {cls.LAYOUT}"
+    try:
+        files, problems = cls.list_files(source)
+    except InputError as error:
+        raise InputError(f"{error}; {wanted}. Nothing is downloaded: point --source to your copy") from error
+    if expected and len(files) != expected:
+        found = (
+            f"{len(files):,} complete examples found, {expected:,} expected (--count={len(files)} takes what is there)"
+        )
+        raise InputError("\n".join([f"{found}; {wanted}", *([_lines(problems)] if problems else [])]))
+    return files, problems
+
+
+@contextlib.contextmanager
+def _staging(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+    """A folder to work in, on the disk of `data_dir`; removed in the end, and by the next call if this process is killed."""
+    folder = data_dir / ".preparing" / name.replace("/", "-")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(folder.with_suffix(".lock"), "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"--data_dir={data_dir}: a writable folder expected ({error})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{name} is being prepared in {data_dir} by another process; wait for it") from error
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.unlink(lock.name)
+            with contextlib.suppress(OSError):  # others may be at work there
+                folder.parent.rmdir()
+
+
+def _lines(problems, most: int = 20) -> str:
+    shown = [f"  {problem}" for problem in problems[:most]]
+    return "\n".join(shown + ([f"  and {len(problems) - most} more"] if len(problems) > most else []))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prepares and prints a summary; bad input ends with a message and exit status 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, metavar="NAME")
+    parser.add_argument("--source", required=True, metavar="DIR", help="folder with the images")
+    parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of prepared datasets (default: data)")
+    parser.add_argument("--count", type=int, metavar="N", help="examples expected, instead of the published number")
+    parser.add_argument(
+        "--tile", type=int, default=0, metavar="N", help="cut photographs into pieces of about N x N pixels"
+    )
+    parser.add_argument("--skip_bad", action="store_true", help="leave out what is damaged or unpaired, and say what")
+    options = parser.parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)
+    try:
+        summary = prepare(
+            options.dataset, options.source, options.data_dir, options.count, options.skip_bad, options.tile
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(report(options.dataset, summary))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""Protocols, tables and pages of the evaluation."""
+
+import csv
+import json
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import cufed5
+from rrsr_jax import evaluate, report
+from rrsr_jax.data import prepare
+from rrsr_jax.data.images import downscale, upscale
+from rrsr_jax.errors import InputError
+from rrsr_jax.metrics import quality
+from tests.conftest import tiny_config
+from tests.test_datasets import damage, noise, write
+
+RUN = {"step": 1}
+
+
+def nearest(lr, ref, valid):
+    """An upscaler that shows which input it got."""
+    return lr.repeat(4, 0).repeat(4, 1)
+
+
+def from_reference(lr, ref, valid):
+    """An upscaler that shows which reference it got: the mean of its corner."""
+    return np.full((4 * lr.shape[0], 4 * lr.shape[1], 3), ref[:8, :8].mean().round().astype(np.uint8))
+
+
+def grey(value, height=40, width=36):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def open_set(data_dir, name, **changes):
+    config = cufed5.get_config().eval
+    config.update(dir=str(data_dir), **changes)
+    return evaluate.TestSet(name, config)
+
+
+@pytest.fixture
+def groups(tmp_path):
+    """CUFED5's layout: three groups, the k-th reference of group g of grey 40 g + 5 k; odd sizes."""
+    images = {f"{g:03}_{k}.png": grey(40 * g + 5 * k, 40 + k, 36 - k) for g in range(3) for k in range(1, 6)}
+    images |= {f"{g:03}_0.png": noise(41 + g, 50, g) for g in range(3)}
+    prepare.prepare("cufed5", str(write(tmp_path / "in", images)), str(tmp_path / "data"), count=3)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Five photographs, each of another size."""
+    sizes = [(48, 60), (60, 48), (55, 57), (96, 99), (50, 50)]
+    source = write(tmp_path / "in", {f"{i}.png": noise(*size, i) for i, size in enumerate(sizes)})
+    prepare.prepare("photos", str(source), str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_each_column_takes_its_reference(groups):
+    test_set = open_set(groups, "cufed5")
+    assert test_set.columns == ("bicubic", "level_1", "stack", "unrelated", "lr_itself")
+    for g in range(3):
+        example = test_set[g]
+        for k in range(1, 6):
+            np.testing.assert_array_equal(
+                test_set.reference(f"level_{k}", g, example), grey(40 * g + 5 * k, 40 + k, 36 - k)
+            )
+        np.testing.assert_array_equal(test_set.reference("reference", g, example), example["refs"][0])
+        np.testing.assert_array_equal(
+            test_set.reference("lr_itself", g, example), downscale(example["hr"][: 40 + g // 3, :48])
+        )
+        unrelated = test_set.reference("unrelated", g, example)
+        np.testing.assert_array_equal(unrelated, test_set[(g + 1) % 3]["refs"][0])
+        other = test_set.reference("other", g, example)
+        assert any(other is not None and np.array_equal(other, test_set[i]["hr"]) for i in range(3) if i != g)
+        stacked = test_set.reference("stack", g, example)
+        assert stacked.shape == (2500, 500, 3)
+        for k in range(5):
+            ref, canvas = example["refs"][k], stacked[500 * k : 500 * (k + 1)]
+            np.testing.assert_array_equal(canvas[: ref.shape[0], : ref.shape[1]], ref)
+            assert canvas.sum() == ref.sum()
+        assert test_set.reference("all_references", g, example).shape == (5 * 45, 35, 3)
+
+
+def test_the_drawn_reference_is_always_the_same_one(groups):
+    test_set = open_set(groups, "cufed5", columns="drawn")
+    draws = [[test_set.reference("drawn", i, test_set[0])[0, 0, 0] for i in range(40)] for _ in range(2)]
+    assert draws[0] == draws[1]
+    assert set(draws[0]) == {5, 10, 15, 20, 25}
+
+
+def test_references_larger_than_the_canvas():
+    with pytest.raises(InputError, match="references of at most 500x500 pixels expected, got 501x20"):
+        evaluate.stack([noise(501, 20)], 500)
+
+
+def test_the_paper_pads_before_downsampling():
+    hr, ref = noise(41, 50), noise(30, 83, 1)
+    lr, padded = evaluate.paper_inputs(hr, ref)
+    assert (lr.shape, padded.shape) == ((10, 20, 3), (40, 80, 3))
+    whole = np.zeros((40, 80, 3), np.uint8)
+    whole[:40, :48] = hr[:40, :48]
+    np.testing.assert_array_equal(lr, downscale(whole))
+    np.testing.assert_array_equal(padded[:28, :80], ref[:28, :80])
+    assert not padded[28:].any()
+    lr, padded = evaluate.paper_inputs(noise(40, 48), noise(40, 48, 1))  # no padding
+    np.testing.assert_array_equal(lr, downscale(noise(40, 48)))
+    np.testing.assert_array_equal(padded, noise(40, 48, 1))
+
+
+def test_bucketed_inputs_are_mirrored():
+    hr, ref = noise(41, 50), noise(30, 83, 1)
+    lr, padded = evaluate.bucket_inputs(hr, ref, (64, 64, 32, 96))
+    assert (lr.shape, padded.shape) == ((16, 16, 3), (32, 96, 3))
+    exact = downscale(hr[:40, :48])
+    np.testing.assert_array_equal(lr[:10, :12], exact)
+    np.testing.assert_array_equal(lr[10:, :12], exact[:3:-1])
+    np.testing.assert_array_equal(padded[:30, 83:], ref[:, :69:-1])
+
+
+def test_buckets_hold_their_images_and_are_few():
+    rng = np.random.default_rng(0)
+    shapes = [tuple(int(n) for n in rng.integers(200, 500, 4)) for _ in range(300)]
+    chosen = evaluate.buckets(shapes)
+    for shape, bucket in zip(shapes, chosen, strict=True):
+        own = [-(-n // 32) * 32 for n in shape]
+        assert all(b >= n and b % 32 == 0 for b, n in zip(bucket, shape, strict=True))
+        assert bucket[0] * bucket[1] <= 1.5 * own[0] * own[1]
+        assert bucket[2] * bucket[3] <= 1.5 * own[2] * own[3]
+    assert len(set(chosen)) < len(set(shapes)) / 3
+    assert evaluate.buckets([(64, 64, 32, 32)] * 3) == [(64, 64, 32, 32)] * 3
+
+
+@pytest.mark.parametrize("border", [0, 4])
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_part_that_is_no_padding_is_measured(groups, tmp_path, border, exact):
+    test_set = open_set(groups, "cufed5", exact=exact, columns="bicubic,level_1,lr_itself")
+    seen = []
+
+    def upscaler(lr, ref, valid):
+        seen.append((lr, valid))
+        return nearest(lr, ref, valid)
+
+    outcome = evaluate.evaluate(upscaler, test_set, border, tmp_path / "out", RUN)
+    for i, name in enumerate(outcome.names):
+        hr = evaluate.crop_to_multiple(test_set[i]["hr"])
+        lr, valid = seen[2 * i]
+        assert valid == (hr.shape[0] // 4, hr.shape[1] // 4)
+        sr = nearest(lr, None, None)[: hr.shape[0], : hr.shape[1]]
+        assert outcome.scores["level_1"][name] == quality(sr, hr, border)
+        assert outcome.scores["bicubic"][name] == quality(upscale(downscale(hr)), hr, border)
+        with Image.open(tmp_path / "out" / "level_1" / f"{name}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), sr)
+    rows = outcome.scores["bicubic"].values()
+    assert outcome.summary["columns"]["bicubic"]["psnr_y"] == pytest.approx(np.mean([row["psnr_y"] for row in rows]))
+    assert outcome.summary["images"] == 3
+
+
+def test_worse_than_no_reference_is_counted(groups, tmp_path):
+    test_set = open_set(groups, "cufed5", columns="level_1,level_5,lr_itself")
+    better = {25, 65}  # level_5 of the first two groups
+
+    def upscaler(lr, ref, valid):
+        sr = from_reference(lr, ref, valid)
+        return sr if sr[0, 0, 0] not in better else 64 + nearest(lr, ref, valid) // 2
+
+    columns = evaluate.evaluate(upscaler, test_set, 0, tmp_path / "out", RUN).summary["columns"]
+    assert columns["level_1"]["worse_than_lr_itself"] == 3
+    assert columns["level_5"]["worse_than_lr_itself"] == 1
+    assert "worse_than_lr_itself" not in columns["lr_itself"]
+
+
+def test_a_failing_image_is_named_and_costs_only_itself(photos, tmp_path):
+    def upscaler(lr, ref, valid):
+        if valid == (24, 24):
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand so on")
+        return nearest(lr, ref, valid)
+
+    test_set = open_set(photos, "photos")
+    outcome = evaluate.evaluate(upscaler, test_set, 4, tmp_path / "out", RUN)
+    reason = "RESOURCE_EXHAUSTED: Out of memory"
+    assert outcome.summary["failed"] == {"3, lr_itself": reason, "3, unrelated": reason}
+    assert {column: len(rows) for column, rows in outcome.scores.items()} == {
+        "bicubic": 5,
+        "lr_itself": 4,
+        "unrelated": 4,
+    }
+    text = report.table({"photos": outcome.summary})
+    assert "FAILED, and in no mean: 2" in text
+    assert "3, unrelated: RESOURCE_EXHAUSTED" in text
+
+
+def test_a_damaged_record_is_named(photos, tmp_path):
+    index = damage(photos, "photos")
+    test_set = open_set(photos, "photos", columns="bicubic,lr_itself")
+    outcome = evaluate.evaluate(nearest, test_set, 4, tmp_path / "out", RUN)
+    assert set(outcome.summary["failed"]) == {f"record {index}, bicubic", f"record {index}, lr_itself"}
+    assert f"photos: record {index} of 5" in outcome.summary["failed"][f"record {index}, bicubic"]
+    assert set(outcome.scores["bicubic"]) == set("01234") - {str(index)}
+
+
+def test_images_too_small_to_measure(tmp_path):
+    prepare.prepare(
+        "photos", str(write(tmp_path / "in", {"a.png": noise(16, 40), "b.png": noise(52, 52)})), str(tmp_path)
+    )
+    outcome = evaluate.evaluate(nearest, open_set(tmp_path, "photos", columns="bicubic"), 4, tmp_path / "out", RUN)
+    assert outcome.summary["failed"] == {"a, bicubic": "at least 11 pixels within borders of 4 expected, got 16x40"}
+
+
+def test_an_interrupted_evaluation_goes_on(photos, tmp_path):
+    calls, out = [], tmp_path / "out"
+
+    def upscaler(lr, ref, valid):
+        calls.append(valid)
+        return nearest(lr, ref, valid)
+
+    test_set = open_set(photos, "photos")
+    with pytest.raises(evaluate.Stopped):
+        evaluate.evaluate(upscaler, test_set, 4, out, RUN, stop=lambda: len(calls) == 5)
+    text = (out / "images.csv").read_text()
+    (out / "images.csv").write_text(text[:-9])  # the last row is cut off
+    outcome = evaluate.evaluate(upscaler, test_set, 4, out, RUN)
+    assert len(calls) == 5 + 1 + 5
+    whole = evaluate.evaluate(upscaler, test_set, 4, tmp_path / "whole", RUN)
+    assert outcome == whole
+    assert (out / "images.csv").read_text() == (tmp_path / "whole" / "images.csv").read_text()
+    before = len(calls)
+    evaluate.evaluate(upscaler, test_set, 4, out, RUN)
+    assert len(calls) == before
+    evaluate.evaluate(upscaler, test_set, 4, out, {"step": 2})
+    assert len(calls) == before + 10
+
+
+def test_rows_of_images_outside_the_limit_do_not_count(photos, tmp_path):
+    whole = evaluate.evaluate(nearest, open_set(photos, "photos"), 4, tmp_path / "out", RUN)
+    part = evaluate.evaluate(nearest, open_set(photos, "photos", limit=2), 4, tmp_path / "out", RUN)
+    assert part.summary["images"] == 2
+    assert part.scores["bicubic"] == {name: whole.scores["bicubic"][name] for name in ("0", "1")}
+
+
+def test_per_image_rows(photos, tmp_path):
+    outcome = evaluate.evaluate(nearest, open_set(photos, "photos"), 4, tmp_path / "out", RUN)
+    rows = list(csv.DictReader((tmp_path / "out" / "images.csv").read_text().splitlines()))
+    assert len(rows) == 15
+    assert len({(row["name"], row["column"]) for row in rows}) == 15
+    for row in rows:
+        assert float(row["psnr_y"]) == outcome.scores[row["column"]][row["name"]]["psnr_y"]
+
+
+def test_the_model_gets_the_valid_part():
+    class ShowValid(nn.Module):
+        @nn.compact
+        def __call__(self, lr, ref, valid=None):
+            big = jnp.repeat(jnp.repeat(lr, 4, 1), 4, 2)
+            return jnp.where(jnp.arange(3) == 0, valid[:, :1], valid[:, 1:])[:, None, None] / 255 + 0 * big
+
+    sr = evaluate.make_upscaler(ShowValid())({}, noise(16, 20), noise(64, 48, 1), (12, 8))
+    np.testing.assert_array_equal(sr, np.broadcast_to([12, 8, 8], (64, 80, 3)))
+
+
+def test_a_model_that_knows_no_padding():
+    class Resize(nn.Module):
+        @nn.compact
+        def __call__(self, lr, ref):
+            return jax.image.resize(lr, (lr.shape[0], 4 * lr.shape[1], 4 * lr.shape[2], 3), "nearest")
+
+    lr = noise(5, 6)
+    np.testing.assert_array_equal(
+        evaluate.make_upscaler(Resize())({}, lr, noise(20, 20), (4, 4)), nearest(lr, None, None)
+    )
+
+
+def test_embedded_photographs():
+    config = tiny_config(eval__crops=4).eval
+    (test_set,) = evaluate.test_sets(config)
+    names = [example["name"] for example in test_set]
+    assert [name.split("_")[0] for name in names] == ["chelsea", "chelsea", "coffee", "coffee"]
+    again = evaluate.test_sets(config)[0]
+    for i, example in enumerate(test_set):
+        np.testing.assert_array_equal(example["hr"], again[i]["hr"])
+        other = test_set[(i + 2) % 4]
+        np.testing.assert_array_equal(test_set.reference("unrelated", i, example), other["refs"][0])
+
+
+def summary(images, psnr=25.0):
+    row = {"psnr_y": psnr, "ssim_y": 0.7}
+    return {
+        "images": images,
+        "border": 4,
+        "columns": {"bicubic": row, "level_1": row | {"psnr_y": psnr + 1.5}},
+        "failed": {},
+    }
+
+
+def test_published_figures_stand_beside_whole_sets_only():
+    text = report.table({"cufed5": summary(126)})
+    assert re.search(r"level 1 +26\.50 dB +0\.7000 +\+1\.50 dB", text)
+    assert re.search(r"published: RRSR-rec +28\.83 +0\.856", text)
+    assert "published" not in report.table({"cufed5": summary(125), "cufed5/mine": summary(126), "photos": summary(3)})
+
+
+def test_the_page_shows_worst_and_best_and_needs_nothing_else(photos, tmp_path):
+    def upscaler(lr, ref, valid):  # image 3 is worst, 4 is best
+        index = {(12, 15): 0, (15, 12): 1, (13, 14): 2, (24, 24): 3, (12, 12): 4}[valid]
+        hr = evaluate.crop_to_multiple(test_set[index]["hr"])
+        sr = nearest(lr, ref, valid)
+        if index == 4:
+            sr[: hr.shape[0], : hr.shape[1]] = hr // 2 + upscale(downscale(hr)) // 2
+        return sr // 4 if index == 3 else sr
+
+    test_set = open_set(photos, "photos")
+    outcome = evaluate.evaluate(upscaler, test_set, 4, tmp_path, RUN)
+    report.write_page(tmp_path / "index.html", test_set, outcome, shown=2)
+    page = (tmp_path / "index.html").read_text()
+    captions = re.findall(r"<figcaption>(.*?): ([+-][\d.]+) dB", page)
+    assert [name for name, _ in captions] == ["3", "4"]
+    assert float(captions[0][1]) < float(captions[1][1])
+    assert not re.search(r"https?://|src=\"(?!data:)", page)
+    for data in re.findall(r'<script type="application/json">(.*?)</script>', page):
+        pictures = json.loads(data)
+        assert len(pictures) == 4
+        assert all(url.startswith("data:image/jpeg;base64,") for url in pictures.values())
+    report.write_sheets(tmp_path, test_set, outcome, 2)
+    assert len(list((tmp_path / "sheets").glob("*.png"))) == 2
