@@ -157,17 +157,15 @@ def _data_url(image: np.ndarray) -> str:
 def write_sheets(folder: pathlib.Path, test_set: TestSet, evaluation: Evaluation, number: int) -> None:
     """The first images as one picture each, `sheets/NAME.png` in the folder that `evaluate` has written."""
     column = next((column for column in evaluation.scores if column != "bicubic"), None)
-    for index in range(min(number, len(test_set))):
-        example = test_set[index]
-        files = [folder / c / f"{example['name']}.png" for c in ("bicubic", column)]
-        if column and all(file.exists() for file in files):
-            bicubic, sr = (np.asarray(Image.open(file)) for file in files)
+    for index, name in enumerate(evaluation.names[:number]):
+        scores = [evaluation.scores.get(c, {}).get(name) for c in ("bicubic", column)]
+        if all(scores):
+            example = test_set[index]
+            bicubic, sr = (np.asarray(Image.open(folder / c / f"{name}.png")) for c in ("bicubic", column))
             ref = test_set.reference(column, index, example)
-            psnr = [evaluation.scores[c][example["name"]]["psnr_y"] for c in ("bicubic", column)]
+            psnr = [score["psnr_y"] for score in scores]
             (folder / "sheets").mkdir(exist_ok=True)
-            _sheet(crop_to_multiple(example["hr"]), ref, bicubic, sr, psnr).save(
-                folder / "sheets" / f"{example['name']}.png"
-            )
+            _sheet(crop_to_multiple(example["hr"]), ref, bicubic, sr, psnr).save(folder / "sheets" / f"{name}.png")
 
 
 def _sheet(hr: np.ndarray, ref: np.ndarray, bicubic: np.ndarray, sr: np.ndarray, psnr: Sequence[float]) -> Image.Image:

@@ -1,9 +1,7 @@
 """Preparing datasets of image folders, and reading them."""
 
-import errno
 import fcntl
 import itertools
-import os
 import pathlib
 import signal
 import subprocess
@@ -199,9 +197,10 @@ def test_a_second_run_does_nothing(pairs, tmp_path):
     assert "is prepared already" in prepare.report("cufed", summary)
 
 
-def test_a_full_disk_leaves_nothing(pairs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+def test_a_full_disk_leaves_nothing(pairs, tmp_path, monkeypatch, kind):
     def fail(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise kind("write() failed: No space left on device")
 
     monkeypatch.setattr(datasets.Cufed, "download_and_prepare", fail)
     with pytest.raises(InputError, match=r"cannot write to .*data: .*No space left on device"):

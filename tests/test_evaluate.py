@@ -327,3 +327,12 @@ def test_the_page_shows_worst_and_best_and_needs_nothing_else(photos, tmp_path):
         assert all(url.startswith("data:image/jpeg;base64,") for url in pictures.values())
     report.write_sheets(tmp_path, test_set, outcome, 2)
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 2
+
+
+def test_bicubic_alone_needs_no_model(photos, tmp_path):
+    test_set = open_set(photos, "photos", columns="bicubic")
+    outcome = evaluate.evaluate(None, test_set, 0, tmp_path, RUN)
+    report.write_page(tmp_path / "index.html", test_set, outcome, shown=2)
+    report.write_sheets(tmp_path, test_set, outcome, 2)
+    assert list(outcome.summary["columns"]) == ["bicubic"]
+    assert not (tmp_path / "sheets").exists()

@@ -98,7 +98,7 @@ def prepare(
                 prepared[index]
             folder.parent.mkdir(parents=True, exist_ok=True)
             os.rename(staging / folder.relative_to(data_dir), folder)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the record writer's errors are RuntimeErrors
             raise InputError(f"cannot write to {data_dir}: {error}") from error
     return Summary(folder, len(prepared), images, dict(changes), tuple(problems))
 
