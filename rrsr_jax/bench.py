@@ -90,11 +90,11 @@ def data(config, model, params, rng, batch_size: int, samples: int = 1_000) -> s
         source = pathlib.Path(folder, "source")
         for kind in ("input", "ref"):
             (source / kind).mkdir(parents=True)
-        for i in range(32):
+        for i in range(samples):  # shuffling few is slower
             pair = random_view(photographs[i % len(photographs)], 160, rng)
             for kind, image in zip(("input", "ref"), pair, strict=True):
-                Image.fromarray(image).save(source / kind / f"{i:03}.png")
-        prepare.prepare("cufed", str(source), folder, count=32)
+                Image.fromarray(image).save(source / kind / f"{i:05}.png")
+        prepare.prepare("cufed", str(source), folder, count=samples)
         config.dir = folder
         batches = pipeline.training_batches(config, 10, seed=0)
         next(batches)  # threads and readers are there then

@@ -14,6 +14,7 @@ import json
 import math
 import pathlib
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -40,9 +41,9 @@ SSIM_WINDOW = 11
 METRICS = ("psnr_y", "ssim_y")
 CANVAS = 500  # CUFED5's, in pixels
 BUCKET = 32  # sizes are rounded up to multiples of this many pixels,
-MOST_PADDING = 1.5  # and an image may be padded to so many times its pixels
+MOST_PADDING = 1.5  # and an image may be padded to so many times its rounded size
 
-# Rules of the published protocols: the columns of each set, the one to compare with published figures second.
+# The columns of each set if the config names none.
 COLUMNS = {
     "cufed5": ("bicubic", "level_1", "stack", "unrelated", "lr_itself"),
     "sun80": ("bicubic", "drawn", "unrelated", "lr_itself"),
@@ -54,7 +55,15 @@ COLUMNS = {
     "photos": ("bicubic", "lr_itself", "unrelated"),
     "embedded": ("bicubic", "reference", "unrelated", "lr_itself"),
 }
-BENCHMARKS = ("cufed5", "sun80", "urban100", "manga109", "wr_sr")
+# Columns that follow a published protocol.
+PUBLISHED_COLUMNS = {
+    "cufed5": ("level_1", "level_2", "level_3", "level_4", "level_5", "stack"),
+    "sun80": ("drawn",),
+    "urban100": ("lr_itself",),
+    "manga109": ("other",),
+    "wr_sr": ("reference",),
+}
+NEED_ANOTHER = ("unrelated", "other")
 
 
 class Stopped(Exception):
@@ -81,8 +90,8 @@ class TestSet(Sequence):
 
     Attributes:
       name: as in the config.
-      columns: which references to try.
-      exact: whether to pad as the paper does.
+      columns: which references to try, after bicubic.
+      padded_as_published: whether published columns are padded as in the paper.
     """
 
     def __init__(self, name: str, config: ConfigDict):
@@ -90,18 +99,33 @@ class TestSet(Sequence):
         self.name, base = name, name.partition("/")[0]
         self._examples = _embedded(config) if name == "embedded" else datasets.Prepared(name, config.dir)
         self._length = min(config.limit or len(self._examples), len(self._examples))
-        self.columns = tuple(config.columns.split(",")) if config.columns else COLUMNS[base]
-        self.exact = config.exact and base in BENCHMARKS
+        self.padded_as_published = config.exact and base in PUBLISHED_COLUMNS
+        if config.columns:
+            self.columns = tuple(dict.fromkeys(["bicubic", *config.columns.split(",")]))
+        else:
+            self.columns = tuple(c for c in COLUMNS[base] if len(self) > 1 or c not in NEED_ANOTHER)
         number = 1 if name == "embedded" else datasets.BUILDERS[base].REFERENCES
         for column in self.columns:
-            level = re.fullmatch(r"level_(\d+)", column)
-            needed = (
-                int(level[1]) if level else {"stack": 5}.get(column, column in ("reference", "drawn", "all_references"))
-            )
+            level = re.fullmatch(r"level_([1-9]\d*)", column)
             if not level and column not in {c for columns in COLUMNS.values() for c in columns}:
                 raise InputError(f"config.eval.columns: {column!r} is none of the columns in rrsr_jax/evaluate.py")
+            needed = (
+                int(level[1]) if level else {"stack": 5, "reference": 1, "drawn": 1, "all_references": 1}.get(column, 0)
+            )
             if number is not None and needed > number:
                 raise InputError(f"config.eval.columns: {column} needs {needed} reference(s), {name} has {number}")
+            if column in NEED_ANOTHER and len(self) < 2:
+                raise InputError(f"config.eval.columns: {column} takes another image of the set; {name} has one only")
+
+    def identity(self) -> dict[str, Any]:
+        """What results depend on, but for the model."""
+        written = self._examples.written if isinstance(self._examples, datasets.Prepared) else 0
+        # Buckets, and which image is another one, depend on all columns and images.
+        return {"written": written, "images": len(self), "columns": self.columns, "exact": self.padded_as_published}
+
+    def exact(self, column: str) -> bool:
+        """Whether to pad as the paper does: where the outcome is compared with published figures."""
+        return self.padded_as_published and column in PUBLISHED_COLUMNS[self.name.partition("/")[0]]
 
     def __len__(self) -> int:
         return self._length
@@ -147,6 +171,8 @@ def _embedded(config: ConfigDict) -> list[dict[str, Any]]:
             f"{config.border}, expected, got {config.patch}"
         )
     names = datasets.EMBEDDED_TEST
+    if config.crops < 1 or config.crops % len(names):
+        raise InputError(f"config.eval.crops: a multiple of {len(names)} photographs expected, got {config.crops}")
     photographs = datasets.embedded_photographs(names, config.patch)
     rng, examples = np.random.default_rng(SEED), []
     for i in range(config.crops):  # the second half shows another photograph than the first
@@ -195,8 +221,8 @@ def bucket_inputs(hr: np.ndarray, ref: np.ndarray, shape: tuple[int, int, int, i
 def buckets(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Few shapes that hold many: for each of `shapes` (height and width of input and reference) the one to pad it to.
 
-    From the largest down, each takes the tightest bucket that exists already, if that pads neither image to more than
-    `MOST_PADDING` times its pixels, and else opens one, `BUCKET` pixels coarse.
+    Sizes are rounded up to multiples of `BUCKET` pixels. From the largest down, each then takes the tightest bucket that exists
+    already, if that has at most `MOST_PADDING` times its pixels, for both images, and else opens one.
     """
     opened, chosen = [], {}
     for shape in sorted(set(shapes), key=math.prod, reverse=True):
@@ -251,9 +277,9 @@ def evaluate(
       Stopped: `stop` said so; the same call goes on from there.
     """
     log(f"evaluating {test_set.name}: {len(test_set)} images, {', '.join(test_set.columns)}")
-    done = _Rows(out, dict(run) | {"border": border, "exact": test_set.exact})
+    done = _Rows(out, dict(run) | {"border": border, **test_set.identity()})
     failed, shapes, names = {}, set(), []
-    plan = {} if test_set.exact else _plan(test_set)
+    plan = _plan(test_set)
     total = len(test_set) * len(test_set.columns)
     with done, tqdm.tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
         for index in range(len(test_set)):
@@ -277,15 +303,18 @@ def evaluate(
                         sr = upscale(downscale(hr))
                     else:
                         ref = test_set.reference(column, index, example)
-                        inputs = (
-                            paper_inputs(hr, ref) if test_set.exact else bucket_inputs(hr, ref, plan[index, column])
-                        )
+                        exact = test_set.exact(column)
+                        inputs = paper_inputs(hr, ref) if exact else bucket_inputs(hr, ref, plan[index, column])
                         shapes.add(tuple(image.shape for image in inputs))
-                        sr = upscaler(*inputs, tuple(n // SCALE_FACTOR for n in hr.shape[:2]))[
-                            : hr.shape[0], : hr.shape[1]
-                        ]
-                except (InputError, ValueError, RuntimeError) as error:  # too little memory is a RuntimeError
-                    failed[f"{example['name']}, {column}"] = str(error).splitlines()[0]
+                        valid = tuple(n // SCALE_FACTOR for n in hr.shape[:2])
+                        sr = upscaler(*inputs, valid)[: hr.shape[0], : hr.shape[1]]
+                except (
+                    InputError,
+                    ValueError,
+                    RuntimeError,
+                    MemoryError,
+                ) as error:  # no room on a device is a RuntimeError
+                    failed[f"{example['name']}, {column}"] = (str(error) or type(error).__name__).splitlines()[0]
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(sr).save(path)
@@ -299,7 +328,7 @@ def evaluate(
     if shapes:
         log(f"{test_set.name}: {len(shapes)} pair(s) of sizes for {len(test_set)} images; each is compiled once")
     summary = {"images": len(test_set), "border": border, "columns": _means(scores), "failed": failed}
-    return Evaluation(summary, names, scores)
+    return Evaluation(summary | {"exact": test_set.padded_as_published}, names, scores)
 
 
 def _measurable(hr: np.ndarray, border: int) -> np.ndarray:
@@ -314,13 +343,13 @@ def _measurable(hr: np.ndarray, border: int) -> np.ndarray:
 def _plan(test_set: TestSet) -> dict[tuple[int, str], tuple[int, ...]]:
     """The shape to pad to, for each image and column that can be read; the others are named when their turn comes."""
     shapes = {}
-    for index in range(len(test_set)):
+    wanted = [column for column in test_set.columns if column != "bicubic" and not test_set.exact(column)]
+    for index in range(len(test_set)) if wanted else ():
         with contextlib.suppress(InputError):
             example = test_set[index]
-            for column in test_set.columns:
-                if column != "bicubic":
-                    ref = test_set.reference(column, index, example)
-                    shapes[index, column] = crop_to_multiple(example["hr"]).shape[:2] + ref.shape[:2]
+            for column in wanted:
+                ref = test_set.reference(column, index, example)
+                shapes[index, column] = crop_to_multiple(example["hr"]).shape[:2] + ref.shape[:2]
     return dict(zip(shapes, buckets(list(shapes.values())), strict=True))
 
 
@@ -340,35 +369,44 @@ class _Rows:
     """The per-image results of one set: a CSV file that grows row by row, so that an interrupted evaluation goes on."""
 
     def __init__(self, out: pathlib.Path, run: Mapping[str, Any]):
+        """Reads what is there of the same `run`; removes what is there of another."""
         self._path, mark = out / "images.csv", out / "run.json"
         self._rows: dict[tuple[str, str], dict[str, float]] = {}
-        out.mkdir(parents=True, exist_ok=True)
-        text = io.StringIO()
-        self._writer = csv.writer(text, lineterminator="\n")
-        self._writer.writerow(("name", "column", *METRICS))
-        if mark.exists() and self._path.exists() and json.loads(mark.read_text()) == json.loads(json.dumps(run)):
+        run = json.loads(json.dumps(run))
+        if mark.exists() and self._path.exists() and json.loads(mark.read_text()) == run:
             whole_lines, _, _ = self._path.read_text().rpartition("\n")  # the last row may be cut off
-            for row in csv.DictReader(whole_lines.splitlines()):
-                self.add(row["name"], row["column"], {metric: float(row[metric]) for metric in METRICS})
-        write_atomically(self._path, text.getvalue())
+            for row in csv.DictReader(io.StringIO(whole_lines, newline="")):
+                self._rows[row["name"], row["column"]] = {metric: float(row[metric]) for metric in METRICS}
+        else:
+            shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, self._text())
         write_atomically(mark, json.dumps(run))
+
+    def _text(self):
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("name", "column", *METRICS))
+        writer.writerows((*key, *map(repr, values.values())) for key, values in self._rows.items())
+        return text.getvalue()
 
     def __enter__(self):
         self._file = self._path.open("a")
-        self._writer = csv.writer(self._file, lineterminator="\n")
         return self
 
     def __exit__(self, *_):
         self._file.close()
+        write_atomically(self._path, self._text())
 
     def __contains__(self, key):
         return key in self._rows
 
     def add(self, name: str, column: str, values: Mapping[str, float]) -> None:
-        self._rows[name, column] = dict(values)
-        self._writer.writerow((name, column, *(repr(values[metric]) for metric in METRICS)))
-        if hasattr(self, "_file"):
-            self._file.flush()
+        self._rows[name, column] = {metric: values[metric] for metric in METRICS}
+        csv.writer(self._file, lineterminator="\n").writerow(
+            (name, column, *map(repr, self._rows[name, column].values()))
+        )
+        self._file.flush()
 
     def of(self, column: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
         return {name: self._rows[name, column] for name in names if (name, column) in self._rows}

@@ -7,7 +7,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 import jax
@@ -29,8 +29,10 @@ class Progress:
         self._first, self._steps, self._batch_size = first_step, steps, batch_size
         self._started: float | None = None
         self._active = jax.process_index() == 0
+        kept = _records_until(workdir / "metrics.jsonl", first_step, steps)
+        self.evaluated = {record["step"] for record in kept if not _is_training(record)}  # alike in all processes
         if self._active:
-            self._lines = _lines_until(workdir / "metrics.jsonl", first_step, steps)
+            self._lines = _reopen(workdir / "metrics.jsonl", kept)
             self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
             self._bar = tqdm.tqdm(
                 total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
@@ -53,7 +55,7 @@ class Progress:
         record["images_per_second"] = round(speed * self._batch_size, 3)
         record["eta_seconds"] = round((self._steps - step) / speed) if speed else None
         record["memory_gib"] = round(_memory_bytes() / 2**30, 2)
-        self.write_values(step, record)
+        self._record(step, record)
         shown = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
         shown += f"  {record['images_per_second']:.3g} images/s"
         self._bar.set_postfix_str(shown)
@@ -61,10 +63,13 @@ class Progress:
             eta = "" if not speed else f"  ETA {record['eta_seconds'] // 60}:{record['eta_seconds'] % 60:02d}"
             log(f"step {step}/{self._steps}  {shown}{eta}")
 
-    def write_values(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Records values as they are."""
-        if not self._active:
-            return
+    def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Records the outcome of an evaluation, and that there was one."""
+        self.evaluated.add(step)
+        if self._active and values:
+            self._record(step, values)
+
+    def _record(self, step: int, values: Mapping[str, float | None]) -> None:
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
@@ -84,17 +89,23 @@ class Progress:
             self._board.close()
 
 
-def _lines_until(path: pathlib.Path, step: int, steps: int) -> TextIO:
-    """The file open at its end, without what will come again: after the last checkpoint, and the last evaluation."""
-    kept = []
+def _is_training(record: Mapping) -> bool:
+    return any(name.startswith("train/") for name in record)
+
+
+def _records_until(path: pathlib.Path, step: int, steps: int) -> list[dict]:
+    """What is recorded, without what will come again: after the last checkpoint, and the evaluation in the end."""
+    records = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
-            record = json.loads(line)
-            final = record["step"] == steps and not any(name.startswith("train/") for name in record)
-            if record["step"] <= step and not final:
-                kept.append(line + "\n")
+            records.append(json.loads(line))
+    return [r for r in records if r["step"] <= step and (r["step"] < steps or _is_training(r))]
+
+
+def _reopen(path: pathlib.Path, records: Sequence[Mapping]) -> TextIO:
+    """The file with these records, open at its end."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
     os.replace(temporary, path)
     return path.open("a")
 

@@ -17,10 +17,12 @@ from rrsr_jax.checkpoints import write_atomically
 from rrsr_jax.data import datasets
 from rrsr_jax.evaluate import Evaluation, TestSet, crop_to_multiple
 
-# PSNR and SSIM on Y as published (bicubic: nothing cropped; RRSR's Table 1 and its supplement; the best known in 2026).
+LARGEST_SHOWN = 1_000  # pixels a side, on the page
+
+# PSNR and SSIM on Y as published (RRSR's Table 1 and its supplement; the best known in 2026).
 PUBLISHED = {
     "cufed5": {
-        "bicubic": (24.22, 0.6843),
+        "bicubic (border 0)": (24.22, 0.6843),
         "TTSR-rec": (27.09, 0.804),
         "MASA-rec": (27.54, 0.814),
         "C2-Matching-rec": (28.24, 0.841),
@@ -30,7 +32,7 @@ PUBLISHED = {
         "best known": (29.40, 0.869),
     },
     "sun80": {
-        "bicubic": (28.65, 0.7666),
+        "bicubic (border 0)": (28.65, 0.7666),
         "TTSR-rec": (30.02, 0.814),
         "MASA-rec": (30.15, 0.815),
         "C2-Matching-rec": (30.18, 0.817),
@@ -40,7 +42,7 @@ PUBLISHED = {
         "best known": (30.40, 0.821),
     },
     "urban100": {
-        "bicubic": (23.13, 0.6592),
+        "bicubic (border 0)": (23.13, 0.6592),
         "TTSR-rec": (25.87, 0.784),
         "MASA-rec": (26.09, 0.786),
         "C2-Matching-rec": (26.03, 0.785),
@@ -50,7 +52,7 @@ PUBLISHED = {
         "best known": (27.01, 0.813),
     },
     "manga109": {
-        "bicubic": (24.95, 0.7892),
+        "bicubic (border 0)": (24.95, 0.7892),
         "TTSR-rec": (30.09, 0.907),
         "MASA-rec": (30.28, 0.909),
         "C2-Matching-rec": (30.47, 0.911),
@@ -85,8 +87,9 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
             label = column.replace("_", " ")
             lines.append(f"{label:24}{row['psnr_y']:7.2f} dB{row['ssim_y']:9.4f}{gain:>10}{worse:>23}".rstrip())
         whole = name in datasets.BUILDERS and result["images"] == datasets.BUILDERS[name].COUNT
+        whole = whole and result["exact"] and not result["failed"]
         for method, (psnr, ssim) in PUBLISHED.get(name, {}).items() if whole else ():
-            lines.append(f"{'published: ' + method:28}{psnr:>6.2f}{ssim:9.3f}")
+            lines.append(f"{'published: ' + method:30}{psnr:>7.2f}{ssim:9.3f}")
         if result["failed"]:
             lines.append(f"FAILED, and in no mean: {len(result['failed'])}")
             lines += [f"  {what}: {reason}" for what, reason in result["failed"].items()]
@@ -111,7 +114,11 @@ def write_page(path: pathlib.Path, test_set: TestSet, evaluation: Evaluation, sh
             if name in rows:
                 label = f"{column.replace('_', ' ')}, {rows[name]['psnr_y']:.2f} dB"
                 pictures[label] = np.asarray(Image.open(path.parent / column / f"{name}.png"))
-        figures.append(_figure(f"{name}: {gain:+.2f} dB over bicubic", pictures, example["refs"][:5]))
+        caption = f"{name}: {gain:+.2f} dB over bicubic"
+        if max(pictures["ground truth"].shape) > LARGEST_SHOWN:
+            pictures = {label: picture[:LARGEST_SHOWN, :LARGEST_SHOWN] for label, picture in pictures.items()}
+            caption += f" (the top left {LARGEST_SHOWN} pixels)"
+        figures.append(_figure(caption, pictures, [_thumbnail(ref) for ref in example["refs"][:5]]))
     page = string.Template(resources.files("rrsr_jax").joinpath("page.html").read_text())
     text = page.substitute(
         title=html.escape(test_set.name),
@@ -148,6 +155,12 @@ def _figure(caption: str, pictures: Mapping[str, np.ndarray], references: Sequen
 </figure>"""
 
 
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    small = Image.fromarray(image)
+    small.thumbnail((300, 300))
+    return np.asarray(small)
+
+
 def _data_url(image: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "jpeg", quality=95, subsampling=0)
@@ -155,9 +168,11 @@ def _data_url(image: np.ndarray) -> str:
 
 
 def write_sheets(folder: pathlib.Path, test_set: TestSet, evaluation: Evaluation, number: int) -> None:
-    """The first images as one picture each, `sheets/NAME.png` in the folder that `evaluate` has written."""
+    """Some images, evenly chosen, as one picture each: `sheets/NAME.png` in the folder that `evaluate` has written."""
     column = next((column for column in evaluation.scores if column != "bicubic"), None)
-    for index, name in enumerate(evaluation.names[:number]):
+    chosen = np.linspace(0, len(evaluation.names) - 1, min(number, len(evaluation.names))).round().astype(int)
+    for index in chosen.tolist():
+        name = evaluation.names[index]
         scores = [evaluation.scores.get(c, {}).get(name) for c in ("bicubic", column)]
         if all(scores):
             example = test_set[index]
@@ -178,22 +193,20 @@ def _sheet(hr: np.ndarray, ref: np.ndarray, bicubic: np.ndarray, sr: np.ndarray,
         f"result  {psnr[1]:.2f} dB": sr,
         "ground truth": hr,
     }
-    sheet = Image.new("RGB", (len(columns) * (tile + gap) + gap, 2 * tile + 3 * gap + text), "white")
+    scaled = [Image.fromarray(image) for image in columns.values()]
+    scaled = [p.resize([round(n * tile / max(p.size)) for n in p.size], Image.Resampling.LANCZOS) for p in scaled]
+    below = gap + text + max(picture.height for picture in scaled) + gap
+    sheet = Image.new("RGB", (len(columns) * (tile + gap) + gap, below + tile + gap), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (label, image) in enumerate(columns.items()):
         x, y = gap + i * (tile + gap), gap + text
-        picture = Image.fromarray(image)
-        small = picture.copy()
-        small.thumbnail((tile, tile), Image.Resampling.LANCZOS)
-        if max(picture.size) < tile:
-            scale = tile / max(picture.size)
-            small = picture.resize([round(n * scale) for n in picture.size], Image.Resampling.LANCZOS)
         draw.text((x, gap // 2), label, fill="black", font_size=16)
-        sheet.paste(small, (x, y))
+        sheet.paste(scaled[i], (x, y))
         if label != "reference":  # it shows the detail elsewhere, or not at all
-            sheet.paste(picture.resize((tile, tile), Image.Resampling.NEAREST, box=box), (x, y + tile + gap))
-            scale = small.width / picture.width
-            draw.rectangle([c * scale + o for c, o in zip(box, (x, y, x, y), strict=True)], outline="red", width=2)
+            detail = Image.fromarray(image).resize((tile, tile), Image.Resampling.NEAREST, box=box)
+            sheet.paste(detail, (x, below))
+            corners = [c * scaled[i].width / image.shape[1] + o for c, o in zip(box, (x, y, x, y), strict=True)]
+            draw.rectangle(corners, outline="red", width=2)
     return sheet
 
 

@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import signal
+import zlib
 from collections.abc import Mapping
 
 import jax
@@ -62,6 +63,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config.keep_checkpoints)))
+        stack.enter_context(contextlib.closing(batches))
         stop = stack.enter_context(StopRequest())
         if state is None:
             log(f"restoring checkpoint {checkpoints.latest()}")
@@ -76,7 +78,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
         if int(state.step) < config.steps:
             log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
             return None
-        return evaluator(eval_params(state), int(state.step))
+        return _check_complete(evaluator(eval_params(state), int(state.step)), workdir)
 
 
 def evaluate_only(config: ConfigDict, workdir: str) -> dict | None:
@@ -111,9 +113,7 @@ def evaluate_only(config: ConfigDict, workdir: str) -> dict | None:
     claim_workdir(workdir, config)
     with StopRequest() as stop:
         results = _evaluate(evaluate.make_upscaler(model), test_sets, config, workdir, params, step, stop=stop)
-    if failed := sum(len(result["failed"]) for result in (results or {}).values()):
-        raise InputError(f"{failed} image(s) failed, see above; {workdir}/results.json has the results of the others")
-    return results
+    return _check_complete(results, workdir)
 
 
 def _check_numbers(config: ConfigDict) -> None:
@@ -207,6 +207,10 @@ def _train(
     if step < config.steps:
         log("compiling the training step (once; a minute or two for the full model)")
     while step < config.steps and not stop.requested():
+        if config.eval.every and step and step % config.eval.every == 0 and step not in progress.evaluated:
+            checkpoints.save(state, batches)  # an evaluation may take long, and fail
+            evaluator(eval_params(state), step)
+            continue
         batch = next(batches)
         skipped += int(np.sum(batch.pop("skipped", 0)))
         state, metrics = train_step(state, batch)
@@ -224,8 +228,6 @@ def _train(
             progress.image("train/bicubic_ref_sr_hr", _strip(upscaler, state, batch), step)
         if step % config.checkpoint_every == 0 or step == config.steps:
             checkpoints.save(state, batches)
-        if config.eval.every and step % config.eval.every == 0 and step < config.steps:
-            evaluator(eval_params(state), step)
     if step < config.steps:
         log("stop requested: saving")
     checkpoints.save(state, batches)
@@ -248,8 +250,13 @@ def _evaluate(upscaler, test_sets, config, workdir, params, step, *, stop, progr
     results = {}
     if test_sets and jax.process_index() == 0:
         if params is not None:
-            upscaler = functools.partial(upscaler, _on_one_device(params))
-        run = {"step": step, **{name: config.eval[name] for name in ("dir", "crops", "patch")}}
+            params = _on_one_device(params)
+            upscaler = functools.partial(upscaler, params)
+        run = {
+            "step": step,
+            "parameters": _checksum(params),
+            **{name: config.eval[name] for name in ("crops", "patch")},
+        }
         for test_set in test_sets:
             out = workdir / "eval" / test_set.name.replace("/", "-")
             try:
@@ -263,15 +270,39 @@ def _evaluate(upscaler, test_sets, config, workdir, params, step, *, stop, progr
                 results = None
                 break
             results[test_set.name] = evaluation.summary
-            for column, row in evaluation.summary["columns"].items() if progress else ():
-                progress.write_values(step, {f"val/{test_set.name}/{column}/{k}": row[k] for k in evaluate.METRICS})
-        if results:
-            write_atomically(workdir / "results.json", json.dumps({"step": step, "sets": results}, indent=2))
-            log(f"step {step}: results in {workdir}/results.json, images, page and CSV in {workdir}/eval")
-            print(report.table(results))
+    if results:
+        _write_results(workdir / "results.json", run, results)
+        log(f"step {step}: results in {workdir}/results.json, images, page and CSV in {workdir}/eval")
+        print(report.table(results))
+    if progress and results is not None:
+        rows = [(name, column, row) for name, r in results.items() for column, row in r["columns"].items()]
+        values = {f"val/{name}/{column}/{k}": row[k] for name, column, row in rows for k in evaluate.METRICS}
+        progress.write_evaluation(step, values)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
     return results if test_sets else None
+
+
+def _checksum(params: Mapping | None) -> int:
+    """Tells one set of parameters from another."""
+    return functools.reduce(lambda crc, a: zlib.crc32(np.asarray(a).tobytes(), crc), jax.tree.leaves(params), 0)
+
+
+def _check_complete(results: Mapping[str, Mapping] | None, workdir: pathlib.Path) -> dict | None:
+    """The results; InputError if an image failed."""
+    if failed := sum(len(result["failed"]) for result in (results or {}).values()):
+        raise InputError(f"{failed} image(s) failed, see above; {workdir}/results.json has the results of the others")
+    return results
+
+
+def _write_results(path: pathlib.Path, run: Mapping[str, int | str], results: Mapping[str, Mapping]) -> None:
+    """Adds to what the file says of other sets, if that is of the same run."""
+    run = {name: run[name] for name in ("step", "parameters")}
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        before = json.loads(path.read_text())
+        if before | run == before:
+            results = before["sets"] | results
+    write_atomically(path, json.dumps({**run, "sets": results}, indent=2))
 
 
 def _on_one_device(params: Mapping) -> Mapping:

@@ -1,7 +1,7 @@
 """Preparing datasets of image folders, and reading them."""
 
-import fcntl
 import itertools
+import os
 import pathlib
 import signal
 import subprocess
@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from tensorflow_datasets.core import shuffle
 
 from rrsr_jax.data import datasets, pipeline, prepare
 from rrsr_jax.data.images import resize_bicubic
@@ -37,7 +38,10 @@ def write(folder, images):
 
 
 def everything(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    """All files but locks."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
+    )
 
 
 def damage(data_dir, name):
@@ -190,10 +194,10 @@ def test_folders_that_are_not_there(tmp_path):
 def test_a_second_run_does_nothing(pairs, tmp_path):
     data = tmp_path / "data"
     prepare.prepare("cufed", str(pairs), str(data), count=3)
-    before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (data / "cufed").rglob("*")}
     summary = prepare.prepare("cufed", "nowhere", str(data))
     assert (summary.new, summary.examples) == (False, 3)
-    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (data / "cufed").rglob("*")} == before
     assert "is prepared already" in prepare.report("cufed", summary)
 
 
@@ -216,9 +220,42 @@ def test_records_are_read_once_before_they_count(pairs, tmp_path, monkeypatch):
         damage(pathlib.Path(self.data_dir).parent.parent, "cufed")
 
     monkeypatch.setattr(datasets.Cufed, "download_and_prepare", half)
-    with pytest.raises(InputError, match=r"record 1 of 3 .* is damaged"):
+    with pytest.raises(
+        InputError, match=r"what was written cannot be read back \(is the disk full\?\): cufed: record \d of 3"
+    ):
         prepare.prepare("cufed", str(pairs), str(tmp_path / "data"), count=3)
     assert everything(tmp_path / "data") == []
+
+
+def test_a_file_that_cannot_grow(pairs, tmp_path):
+    limited = (
+        "import resource, sys; from rrsr_jax.data import prepare; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); prepare.main(sys.argv[1:])"
+    )
+    call = [
+        sys.executable,
+        "-c",
+        limited,
+        "--dataset=cufed",
+        f"--source={pairs}",
+        f"--data_dir={tmp_path}/data",
+        "--count=3",
+    ]
+    process = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert f"error: cannot write to {tmp_path}/data: " in process.stderr
+    assert "Traceback" not in process.stderr
+    assert everything(tmp_path / "data") == []
+
+
+def test_sets_larger_than_memory_are_written_in_several_files(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "EXAMPLES_PER_FILE", 2)
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 10_000)
+    prepare.prepare("cufed", str(pairs), str(tmp_path / "data"), count=3)
+    assert len(list((tmp_path / "data").rglob("*array_record*"))) == 2
+    prepared = datasets.Prepared("cufed", str(tmp_path / "data"))
+    assert [example["name"] for example in prepared] == ["000", "001", "002"]
+    np.testing.assert_array_equal(prepared[2]["hr"], noise(160, 160, 2))
 
 
 def test_killed_while_preparing(pairs, tmp_path):
@@ -283,15 +320,23 @@ def data_config(data_dir, name="cufed", **changes):
     return config.data
 
 
-def test_pairs_reach_the_training_batches(prepared_pairs, pairs):
+def test_pairs_reach_the_training_batches(prepared_pairs):
     batch = next(pipeline.training_batches(data_config(prepared_pairs), 3, seed=0))
-    pixel_sums = sorted(batch["ref"].sum((1, 2, 3)).tolist())  # flips and turns keep them
     refs = [noise(160, 160, 10), resize_bicubic(noise(200, 170, 11), 160, 160), noise(160, 160, 12)]
-    assert pixel_sums == sorted(int(ref.sum()) for ref in refs)
+    partner = {int(noise(160, 160, i).sum()): int(ref.sum()) for i, ref in enumerate(refs)}  # flips and turns keep sums
+    assert {int(hr.sum()): int(ref.sum()) for hr, ref in zip(batch["hr"], batch["ref"], strict=True)} == partner
     with pytest.raises(
         InputError, match=r"00\d: an input of 32x32 pixels \(config\.data\.patch\) expected, got 160x160"
     ):
         next(pipeline.training_batches(data_config(prepared_pairs, patch=32), 1, seed=0))
+
+
+def test_each_of_several_references_is_trained_on(tmp_path):
+    images = {"input/a.png": noise(32, 32), **{f"ref/a_{k}.png": noise(32, 32, 1 + k) for k in range(3)}}
+    prepare.prepare("ref_pairs", str(write(tmp_path / "in", images)), str(tmp_path))
+    batches = pipeline.training_batches(data_config(tmp_path, "ref_pairs", patch=32), 1, seed=0)
+    sums = {int(batch["ref"].sum()) for batch in itertools.islice(batches, 20)}
+    assert sums == {int(noise(32, 32, 1 + k).sum()) for k in range(3)}
 
 
 def test_photographs_reach_the_training_batches(tmp_path):
@@ -304,11 +349,13 @@ def test_photographs_reach_the_training_batches(tmp_path):
         list(itertools.islice(pipeline.training_batches(data_config(tmp_path, "photos", patch=64), 1, seed=0), 4))
 
 
-def test_damaged_records_are_named_or_skipped_and_counted(prepared_pairs):
-    damage(prepared_pairs, "cufed")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_records_are_named_or_skipped_and_counted(prepared_pairs, workers):
+    assert damage(prepared_pairs, "cufed") == 1
     with pytest.raises(InputError, match=r"cufed: record 1 of 3 in .* is damaged .*; remove that folder"):
         list(itertools.islice(pipeline.training_batches(data_config(prepared_pairs), 1, seed=0), 3))
-    batches = pipeline.training_batches(data_config(prepared_pairs, skip_damaged=True), 1, seed=0)
+    config = data_config(prepared_pairs, skip_damaged=True, workers=workers)
+    batches = pipeline.training_batches(config, 1, seed=0)
     several = list(itertools.islice(batches, 6))  # two epochs
     assert sum(int(batch["skipped"].sum()) for batch in several) == 2
     sums = {int(batch["ref"].sum()) for batch in several}
@@ -345,11 +392,51 @@ def test_workers_and_prefetch_change_nothing(prepared_pairs, workers):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_locks_are_not_left_behind(pairs, tmp_path):
+def test_a_damaged_set_is_not_prepared_over(pairs, tmp_path):
     prepare.prepare("cufed", str(pairs), str(tmp_path / "data"), count=3)
-    lock = tmp_path / "data" / ".preparing" / "cufed.lock"
-    assert not lock.exists()
-    lock.parent.mkdir()
-    with lock.open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert not prepare.prepare("cufed", str(pairs), str(tmp_path / "data"), count=3).new
+    next((tmp_path / "data" / "cufed").rglob("dataset_info.json")).unlink()
+    with pytest.raises(InputError, match=r"data/cufed/1\.0\.0 is there but cannot be read; remove it and try again"):
+        prepare.prepare("cufed", str(pairs), str(tmp_path / "data"), count=3)
+
+
+def test_names_of_tiles_and_files_that_no_set_can_have(tmp_path):
+    source = write(tmp_path / "in", {"a.png": noise(60, 20), "a-001.png": noise(20, 20)})
+    with pytest.raises(InputError, match=r"a-001\.png: another image has the name a-001 already; rename it"):
+        prepare.prepare("photos", str(source), str(tmp_path), tile=20)
+    source = write(tmp_path / "odd", {"b.png": noise(), os.fsdecode(b"caf\xe9.png"): noise()})
+    with pytest.raises(InputError, match=r"caf\\xe9\.png': a file name in UTF-8 expected; rename it"):
+        prepare.prepare("photos/odd", str(source), str(tmp_path))
+    assert prepare.prepare("photos/odd", str(source), str(tmp_path), skip_bad=True).examples == 1
+
+
+def test_another_format_under_a_known_ending(tmp_path):
+    source = write(tmp_path / "in", {"b.png": noise()})
+    Image.fromarray(noise(seed=1)).save(source / "a.jpg", "tga")
+    prepare.prepare("photos", str(source), str(tmp_path))
+    np.testing.assert_array_equal(datasets.Prepared("photos", str(tmp_path))[0]["hr"], noise(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("photos", dict(count=0), "count of at least 1"),
+        ("photos", dict(tile=8), "tile of at least smallest expected, got None, 12 and 8"),
+        ("photos", dict(tile=-5), "tile of at least smallest"),
+        ("photos", dict(smallest=3), "smallest of at least 12"),
+        ("ref_pairs", dict(tile=100), "tile: only for images without references, which ref_pairs has"),
+        ("photos/..", {}, "and /NAME of letters and digits, expected, got 'photos/..'"),
+        ("photos/1.0.0", {}, "and /NAME of letters and digits, expected"),
+        ("photos/", {}, "and /NAME of letters and digits, expected"),
+    ],
+)
+def test_options_that_cannot_work(tmp_path, name, options, message):
+    with pytest.raises(InputError, match=message):
+        prepare.prepare(name, str(tmp_path), str(tmp_path / "data"), **options)
+    assert not (tmp_path / "data").exists()
+
+
+def test_smaller_images_than_asked_for(tmp_path):
+    source = write(tmp_path / "in", {"a.png": noise(40, 48), "b.png": noise(50, 52)})
+    with pytest.raises(InputError, match=r"a\.png: at least 48x48 pixels expected, got 40x48"):
+        prepare.prepare("photos", str(source), str(tmp_path), smallest=48)
+    assert prepare.prepare("photos", str(source), str(tmp_path), smallest=48, skip_bad=True).examples == 1

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from configs import cufed5, photos
-from rrsr_jax import train
+from rrsr_jax import evaluate, train
 from rrsr_jax.checkpoints import Checkpoints
 from rrsr_jax.data import prepare
 from rrsr_jax.errors import InputError
@@ -73,7 +73,8 @@ def finish(process, timeout=300):
 
 def test_outputs_of_a_run(finished_run):
     workdir, results = finished_run
-    assert json.loads((workdir / "results.json").read_text()) == {"step": 3, "sets": results}
+    written = json.loads((workdir / "results.json").read_text())
+    assert (written["step"], written["sets"]) == (3, results)
     columns = results["embedded"]["columns"]
     assert list(columns) == ["bicubic", "reference", "unrelated", "lr_itself"]
     assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in columns.values())
@@ -91,8 +92,8 @@ def test_outputs_of_a_run(finished_run):
         assert key in logged[-1], key
     validated = lines(workdir, "val/")
     # Once during training, and in the end.
-    assert [line["step"] for line in validated] == [2] * 4 + [3] * 4
-    assert validated[-3]["val/embedded/reference/psnr_y"] == columns["reference"]["psnr_y"]
+    assert [line["step"] for line in validated] == [2, 3]
+    assert validated[-1]["val/embedded/reference/psnr_y"] == columns["reference"]["psnr_y"]
     assert list((workdir / "tensorboard").glob("events.*"))
     assert Checkpoints(workdir).latest() == 3
     (sheet,) = (workdir / "eval" / "embedded" / "sheets").glob("*.png")
@@ -109,11 +110,61 @@ def test_evaluation_alone_gives_the_same_table(finished_run):
     assert json.loads((workdir / "results.json").read_text())["sets"] == results
 
 
+def test_results_of_several_evaluations_stand_together(tmp_path):
+    path, run = tmp_path / "results.json", {"step": 3, "parameters": 7, "patch": 48}
+    train._write_results(path, run, {"a": {"images": 1}})
+    train._write_results(path, run, {"b": {"images": 2}})
+    both = {"step": 3, "parameters": 7, "sets": {"a": {"images": 1}, "b": {"images": 2}}}
+    assert json.loads(path.read_text()) == both
+    train._write_results(path, run | {"parameters": 8}, {"b": {"images": 3}})
+    assert json.loads(path.read_text()) == {"step": 3, "parameters": 8, "sets": {"b": {"images": 3}}}
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(finished_run, tmp_path):
+    """The run stopped at step 2, saved, but had not finished evaluating."""
+    workdir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    shutil.rmtree(workdir / "checkpoints" / "3")
+    log = workdir / "metrics.jsonl"
+    kept = [line for line in log.read_text().splitlines() if "train/" in line]
+    log.write_text("\n".join(kept) + "\n")
+    results = train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir))
+    assert results == finished_run[1]
+    assert [line["step"] for line in lines(workdir, "val/")] == [2, 3]
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
+
+
+def test_the_border_of_the_config_is_left_out(finished_run):
+    workdir, results = finished_run
+    other = train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2, eval__border=8), str(workdir))
+    assert other["embedded"]["border"] == 8
+    assert other["embedded"]["columns"]["bicubic"] != results["embedded"]["columns"]["bicubic"]
+
+
+def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypatch):
+    workdir, results = finished_run
+    monkeypatch.setattr(evaluate, "quality", lambda sr, hr, border: 1 / 0)
+    shutil.rmtree(workdir / "eval")
+    with pytest.raises(ZeroDivisionError):  # not one of the errors an image may have
+        train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
+    monkeypatch.undo()
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(evaluate, "bucket_inputs", fail)
+    with pytest.raises(
+        InputError, match=r"6 image\(s\) failed, see above; .*results\.json has the results of the others"
+    ):
+        train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
+    columns = json.loads((workdir / "results.json").read_text())["sets"]["embedded"]["columns"]
+    assert columns == {"bicubic": {k: results["embedded"]["columns"]["bicubic"][k] for k in ("psnr_y", "ssim_y")}}
+
+
 def test_a_finished_run_is_only_evaluated_again(finished_run):
     workdir, results = finished_run
     assert train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == results
     assert len(lines(workdir)) == 3
-    assert len(lines(workdir, "val/")) == 8
+    assert len(lines(workdir, "val/")) == 2
 
 
 @pytest.mark.timeout(1200)
@@ -237,6 +288,8 @@ def test_evaluation_without_a_run(tmp_path):
         (dict(loss__rec=0.0, loss__rtrr=0.0), r"config\.loss: weights of at least 0, and one above"),
         (dict(model__groups=3), r"config\.model does not describe a network: .*3 deform groups"),
         (dict(model__alignments=(1, 2)), r"config\.model does not describe a network"),
+        (dict(eval__crops=3), r"config\.eval\.crops: a multiple of 2 photographs expected, got 3"),
+        (dict(data__workers=-1), r"config\.data: threads, prefetch and workers of at least 0"),
         (dict(eval__patch=50), r"config\.eval\.patch: a multiple of 4"),
         (dict(eval__patch=16), r"config\.eval\.patch: .* at least 11 larger than two borders"),
         (dict(eval__patch=320), r"chelsea: at least 320x320 pixels expected"),

@@ -6,7 +6,10 @@ Examples are in the order of their names. A prepared dataset has a name like `cu
 
 import collections
 import io
+import itertools
+import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +23,8 @@ from rrsr_jax.errors import InputError
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SMALLEST = 12  # 3x3 pixels at 1x, what matching needs
 SPLIT = "all_images"
+_STORED_AS_THEY_ARE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # PNG, JPEG
+EXAMPLES_PER_FILE = 2_000
 
 # Photographs that scikit-image's wheel carries (public domain or CC0).
 EMBEDDED_TRAIN = ("astronaut", "rocket", "hubble_deep_field")
@@ -41,14 +46,12 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
       LAYOUT: the folder that is expected, in words.
       COUNT: number of examples of the published set; None for any.
       REFERENCES: references of each example; None for one or more.
-      SMALLEST: height and width that every image must have.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     LAYOUT = ""
     COUNT: int | None = None
     REFERENCES: int | None = None
-    SMALLEST = SMALLEST
 
     def __init__(self, data_dir: str, variant: str = "", examples: Iterable[dict[str, Any]] = ()):
         """A dataset in `data_dir`; to prepare it, from `examples` as `encode` makes them."""
@@ -62,30 +65,35 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError
 
     @classmethod
-    def encode(cls, files: Files, tile: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
+    def encode(cls, files: Files, smallest: int = SMALLEST, tile: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
         """Files as they are stored: examples of encoded images, and what was changed.
 
         Args:
           files: of one example.
+          smallest: height and width that every image must have.
           tile: cut an image without references into pieces of about this side (records of large photographs are slow to decode).
 
         Raises:
           InputError: an image is no good; names it and says what to do.
         """
         notes = []
+        try:
+            files.name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{os.fsencode(files.hr)!r}: a file name in UTF-8 expected; rename it") from error
 
         def encoded(path):
-            image, changes = cls.fit(*read_image(path, cls.SMALLEST), path)
+            image, changes = cls.fit(*read_image(path, smallest), path)
             notes.extend(changes)
-            if tile and not files.refs and max(image.shape) > tile:
+            if tile and max(image.shape) > tile:
                 notes.append(f"cut into tiles of {tile}")
                 return [_png(piece) for piece in tiles(image, tile)]
-            kept_as_it_is = not changes and path.suffix.lower() in (".png", ".jpg", ".jpeg")
-            return [io.BytesIO(path.read_bytes()) if kept_as_it_is else _png(image)]
+            raw = path.read_bytes()
+            return [io.BytesIO(raw) if not changes and raw.startswith(_STORED_AS_THEY_ARE) else _png(image)]
 
         pieces = encoded(files.hr)
         refs = [ref for path in files.refs for ref in encoded(path)]
-        names = [files.name] if len(pieces) == 1 else [f"{files.name}-{i}" for i in range(len(pieces))]
+        names = [files.name] if len(pieces) == 1 else [f"{files.name}-{i:03}" for i in range(len(pieces))]
         return [{"name": name, "hr": hr, "refs": refs} for name, hr in zip(names, pieces, strict=True)], notes
 
     @classmethod
@@ -103,12 +111,23 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
+    def _download_and_prepare(self, dl_manager, download_config):
+        """Writes record by record; the library's own way keeps everything in memory, and needs TensorFlow from 1 GB on."""
+        del dl_manager, download_config  # nothing is downloaded
+        info = self._info()  # of the folder that is being written
+        writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_FILE, file_format="array_record")
+        writer.initialize_splits([SPLIT])
+        examples = iter(self._examples)
+        while some := list(itertools.islice(examples, 64)):
+            writer.add_examples({SPLIT: some})
+        writer.close_all()
+        self.info.set_splits(info.splits)
+
     def _split_generators(self, dl_manager):
-        del dl_manager  # nothing is downloaded
-        return {SPLIT: self._generate_examples()}
+        raise NotImplementedError("see _download_and_prepare")
 
     def _generate_examples(self):
-        yield from enumerate(self._examples)
+        raise NotImplementedError("see _download_and_prepare")
 
 
 class RefPairs(ImageFolders):
@@ -130,7 +149,7 @@ class RefPairs(ImageFolders):
             else:
                 problems.append(f"{path}: no input of that name")
         found = []
-        for name, path in inputs.items():
+        for name, path in sorted(inputs.items()):
             number = len(refs[name])
             if number == 0 or (cls.REFERENCES and number != cls.REFERENCES):
                 problems.append(f"{path}: {cls.REFERENCES or 'one or more'} reference(s) expected, got {number}")
@@ -232,8 +251,10 @@ BUILDERS = {builder.name: builder for builder in (Cufed, Cufed5, Sun80, Urban100
 def builder_class(name: str) -> tuple[type[ImageFolders], str]:
     """The dataset and the variant that a name like `cufed5` or `cufed5/mine` means."""
     base, _, variant = name.partition("/")
-    if base not in BUILDERS or "/" in variant:
-        raise InputError(f"dataset: one of {', '.join(BUILDERS)}, or one of them with /VARIANT, expected, got {name!r}")
+    if base not in BUILDERS or ("/" in name and not re.fullmatch(r"[A-Za-z]\w*", variant)):
+        raise InputError(
+            f"dataset: one of {', '.join(BUILDERS)}, or one of them and /NAME of letters and digits, expected, got {name!r}"
+        )
     return BUILDERS[base], variant
 
 
@@ -256,6 +277,7 @@ class Prepared(Sequence):
                 f"rrsr_jax.data.prepare --dataset={name} --source=DIR --data_dir={data_dir}, DIR with {cls.LAYOUT}"
             ) from error
         self.has_references = cls.REFERENCES != 0
+        self.written = (self._folder / "dataset_info.json").stat().st_mtime_ns  # tells one preparation from another
         try:
             self[0]
         except InputError:  # one record, or the whole file?

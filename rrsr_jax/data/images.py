@@ -34,11 +34,12 @@ def read_image(path: str | pathlib.Path, smallest: int = 1) -> tuple[np.ndarray,
         raw = pathlib.Path(path).read_bytes()
         with Image.open(io.BytesIO(raw)) as image:
             image.load()
+            turned = image.getexif().get(_ORIENTATION, 1) != 1
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove the file") from error
     if image.mode.startswith("I") or image.mode == "F" or (image.format == "PNG" and raw[24] == 16):  # IHDR's bit depth
         raise InputError(f"{path}: 8 bits a channel expected, got 16 or more; convert it to 8 bits")
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if turned:
         image = ImageOps.exif_transpose(image)
         notes.append("turned as its EXIF data says")
     if "A" in image.getbands() or "transparency" in image.info:

@@ -1,5 +1,6 @@
 """The training pipeline (Grain): deterministic by seed, sharded by process, resumable at any batch."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,7 +49,8 @@ class MakePair(grain.transforms.RandomMap):
         if min(element["hr"].shape[:2]) < self._patch:
             height, width = element["hr"].shape[:2]
             raise InputError(
-                f"{element['name']}: {self._patch}x{self._patch} pixels (config.data.patch) expected, got {height}x{width}"
+                f"{element['name']}: {self._patch}x{self._patch} pixels (config.data.patch) expected, got {height}x{width}; "
+                f"prepare with --smallest={self._patch}"
             )
         hr, ref = random_view(element["hr"], self._patch, rng, **self._view)
         return element | {"hr": hr, "ref": ref}
@@ -138,6 +140,8 @@ def training_batches(
         raise InputError(
             f"config.data.view: shift of at least 0 and corners of 0 to 0.25 expected, got {config.view.to_dict()}"
         )
+    if min(config.threads, config.prefetch, config.workers) < 0:
+        raise InputError("config.data: threads, prefetch and workers of at least 0 expected")
     if batch_size % process_count:
         raise InputError(f"config.batch_size: a multiple of {process_count} processes expected, got {batch_size}")
     if config.name == "embedded":
@@ -158,7 +162,14 @@ def training_batches(
         grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
     )
     if config.workers:
-        batches = batches.mp_prefetch(grain.multiprocessing.MultiprocessingOptions(num_workers=config.workers))
+        options = grain.multiprocessing.MultiprocessingOptions(num_workers=config.workers)
+        batches = batches.mp_prefetch(options, worker_init_fn=_ignore_signals)
     if to_device:
         batches = grain.experimental.ThreadPrefetchIterDataset(batches.map(to_device), prefetch_buffer_size=ON_DEVICE)
     return iter(batches)
+
+
+def _ignore_signals(*_):
+    """Workers end with the main process, which finishes its step first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

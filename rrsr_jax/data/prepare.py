@@ -1,6 +1,7 @@
 """Prepares a dataset from a folder of images.
 
-python -m rrsr_jax.data.prepare --dataset=NAME --source=DIR [--data_dir=data] [--count=N] [--skip_bad] [--tile=N]
+python -m rrsr_jax.data.prepare --dataset=NAME --source=DIR [--data_dir=data] [--count=N] [--skip_bad]
+    [--smallest=N] [--tile=N]
 
 NAME: cufed, cufed5, sun80, urban100, manga109, wr_sr, ref_pairs, photos; with a name of your own behind a slash where you
 have several of one kind (ref_pairs/holiday). Every image is checked. Either the whole dataset is there in the end, or nothing.
@@ -47,7 +48,14 @@ class Summary(NamedTuple):
 
 
 def prepare(
-    name: str, source: str, data_dir: str, count: int | None = None, skip_bad: bool = False, tile: int = 0
+    name: str,
+    source: str,
+    data_dir: str,
+    *,
+    count: int | None = None,
+    skip_bad: bool = False,
+    smallest: int = datasets.SMALLEST,
+    tile: int = 0,
 ) -> Summary:
     """Makes the dataset `name` in `data_dir` of the images in `source`; does nothing if it is there.
 
@@ -57,27 +65,40 @@ def prepare(
       data_dir: folder of all prepared datasets.
       count: examples expected, instead of the published number.
       skip_bad: leave out what is damaged or unpaired; an error otherwise.
-      tile: see `ImageFolders.encode`.
+      smallest, tile: see `ImageFolders.encode`.
 
     Raises:
       InputError: names every file that is no good, and why; or the disk is full. Nothing is left behind then.
     """
     cls, variant = datasets.builder_class(name)
+    if (count is not None and count < 1) or smallest < datasets.SMALLEST or (tile and tile < smallest):
+        raise InputError(
+            f"count of at least 1, smallest of at least {datasets.SMALLEST}, tile of at least smallest expected, got "
+            f"{count}, {smallest} and {tile}"
+        )
+    if tile and cls.REFERENCES != 0:
+        raise InputError(f"tile: only for images without references, which {name} has")
     folder = pathlib.Path(data_dir, name, str(cls.VERSION))
-    if folder.is_dir():
-        return Summary(folder, len(datasets.Prepared(name, data_dir)), new=False)
     with _staging(pathlib.Path(data_dir), name) as staging:
+        if folder.is_dir():
+            try:
+                return Summary(folder, len(datasets.Prepared(name, data_dir)), new=False)
+            except InputError as error:
+                raise InputError(f"{folder} is there but cannot be read; remove it and try again") from error
         files, problems = _list(cls, pathlib.Path(source), count)
-        changes, images = collections.Counter(), 0
+        changes, images, names = collections.Counter(), 0, set()
 
         def examples() -> Iterator[dict]:
             nonlocal images
             for item in tqdm.tqdm(files, desc=f"preparing {name}", unit="example", dynamic_ncols=True):
                 try:
-                    pieces, notes = cls.encode(item, tile)
+                    pieces, notes = cls.encode(item, smallest, tile)
+                    if taken := names.intersection(piece["name"] for piece in pieces):
+                        raise InputError(f"{item.hr}: another image has the name {taken.pop()} already; rename it")
                 except InputError as error:
                     problems.append(str(error))
                     continue
+                names.update(piece["name"] for piece in pieces)
                 changes.update(notes)
                 images += 1 + len(item.refs)
                 yield from pieces
@@ -93,14 +114,20 @@ def prepare(
             builder = cls(str(staging), variant, examples())
             with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
                 builder.download_and_prepare(download_dir=str(staging / "downloads"))
-            prepared = datasets.Prepared(name, str(staging))
-            for index in range(len(prepared)):  # a full disk may show only here
-                prepared[index]
+            number = _read_back(name, staging)
             folder.parent.mkdir(parents=True, exist_ok=True)
             os.rename(staging / folder.relative_to(data_dir), folder)
         except (OSError, RuntimeError) as error:  # the record writer's errors are RuntimeErrors
             raise InputError(f"cannot write to {data_dir}: {error}") from error
-    return Summary(folder, len(prepared), images, dict(changes), tuple(problems))
+    return Summary(folder, number, images, dict(changes), tuple(problems))
+
+
+def _read_back(name: str, data_dir: pathlib.Path) -> int:
+    """Number of examples, each of which could be read: a full disk may show only here."""
+    try:
+        return sum(1 for _ in datasets.Prepared(name, str(data_dir)))
+    except InputError as error:
+        raise InputError(f"what was written cannot be read back (is the disk full?): {error}") from error
 
 
 def report(name: str, summary: Summary) -> str:
@@ -152,14 +179,10 @@ def _staging(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            os.unlink(lock.name)
-            with contextlib.suppress(OSError):  # others may be at work there
-                folder.parent.rmdir()
 
 
-def _lines(problems, most: int = 20) -> str:
-    shown = [f"  {problem}" for problem in problems[:most]]
-    return "\n".join(shown + ([f"  and {len(problems) - most} more"] if len(problems) > most else []))
+def _lines(problems) -> str:
+    return "\n".join(f"  {problem}" for problem in problems)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -169,20 +192,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--source", required=True, metavar="DIR", help="folder with the images")
     parser.add_argument("--data_dir", default="data", metavar="DIR", help="folder of prepared datasets (default: data)")
     parser.add_argument("--count", type=int, metavar="N", help="examples expected, instead of the published number")
-    parser.add_argument(
-        "--tile", type=int, default=0, metavar="N", help="cut photographs into pieces of about N x N pixels"
-    )
     parser.add_argument("--skip_bad", action="store_true", help="leave out what is damaged or unpaired, and say what")
+    parser.add_argument(
+        "--smallest", type=int, default=datasets.SMALLEST, metavar="N", help="height and width that images must have"
+    )
+    parser.add_argument("--tile", type=int, default=0, metavar="N", help="cut photographs into pieces of N x N pixels")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
     try:
         summary = prepare(
-            options.dataset, options.source, options.data_dir, options.count, options.skip_bad, options.tile
+            options.dataset,
+            options.source,
+            options.data_dir,
+            count=options.count,
+            skip_bad=options.skip_bad,
+            smallest=options.smallest,
+            tile=options.tile,
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(report(options.dataset, summary))
+    except KeyboardInterrupt:
+        print("interrupted; nothing is prepared", file=sys.stderr)
+        sys.exit(130)
+    print(report(options.dataset, summary).encode(errors="backslashreplace").decode())
 
 
 if __name__ == "__main__":
