@@ -4,6 +4,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 PEAK = 255.0
+SSIM_WINDOW = 11  # pixels a side
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 
 from rrsr_jax.checkpoints import write_atomically
 from rrsr_jax.data import datasets
-from rrsr_jax.evaluate import Evaluation, TestSet, crop_to_multiple
+from rrsr_jax.evaluate import Evaluation
+from rrsr_jax.protocols import TestSet, crop_to_multiple
 
 LARGEST_SHOWN = 1_000  # pixels a side, on the page
 

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from rrsr_jax import evaluate, models, report, weights
+from rrsr_jax import evaluate, models, protocols, report, weights
 from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir, has_checkpoint, write_atomically
 from rrsr_jax.data import pipeline
 from rrsr_jax.data.images import upscale
@@ -47,7 +47,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
     log("opening the data")
     check_same_run(workdir / "config.json", config)
     _check_numbers(config)
-    test_sets = evaluate.test_sets(config.eval)
+    test_sets = protocols.test_sets(config.eval)
     mesh = make_mesh()
     batches = pipeline.training_batches(
         config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count(), _to_devices(mesh)
@@ -92,7 +92,7 @@ def evaluate_only(config: ConfigDict, workdir: str) -> dict | None:
     """
     workdir = pathlib.Path(workdir)
     check_same_run(workdir / "config.json", config)
-    test_sets = evaluate.test_sets(config.eval)
+    test_sets = protocols.test_sets(config.eval)
     if not test_sets:
         raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     model = models.build(config.model)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from configs import cufed5
-from rrsr_jax import evaluate, report
+from rrsr_jax import evaluate, protocols, report
 from rrsr_jax.data import prepare
 from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.errors import InputError
@@ -42,7 +42,7 @@ def grey(value, height=40, width=36):
 def open_set(data_dir, name, **changes):
     config = cufed5.get_config().eval
     config.update(dir=str(data_dir), **changes)
-    return evaluate.TestSet(name, config)
+    return protocols.TestSet(name, config)
 
 
 @pytest.fixture
@@ -100,26 +100,26 @@ def test_the_drawn_reference_is_always_the_same_one(groups):
 
 def test_references_larger_than_the_canvas():
     with pytest.raises(InputError, match="references of at most 500x500 pixels expected, got 501x20"):
-        evaluate.stack([noise(501, 20)], 500)
+        protocols.stack([noise(501, 20)], 500)
 
 
 def test_the_paper_pads_before_downsampling():
     hr, ref = noise(41, 50), noise(30, 83, 1)
-    lr, padded = evaluate.paper_inputs(hr, ref)
+    lr, padded = protocols.paper_inputs(hr, ref)
     assert (lr.shape, padded.shape) == ((10, 20, 3), (40, 80, 3))
     whole = np.zeros((40, 80, 3), np.uint8)
     whole[:40, :48] = hr[:40, :48]
     np.testing.assert_array_equal(lr, downscale(whole))
     np.testing.assert_array_equal(padded[:28, :80], ref[:28, :80])
     assert not padded[28:].any()
-    lr, padded = evaluate.paper_inputs(noise(40, 48), noise(40, 48, 1))  # no padding
+    lr, padded = protocols.paper_inputs(noise(40, 48), noise(40, 48, 1))  # no padding
     np.testing.assert_array_equal(lr, downscale(noise(40, 48)))
     np.testing.assert_array_equal(padded, noise(40, 48, 1))
 
 
 def test_bucketed_inputs_are_mirrored():
     hr, ref = noise(41, 50), noise(30, 83, 1)
-    lr, padded = evaluate.bucket_inputs(hr, ref, (64, 64, 32, 96))
+    lr, padded = protocols.bucket_inputs(hr, ref, (64, 64, 32, 96))
     assert (lr.shape, padded.shape) == ((16, 16, 3), (32, 96, 3))
     exact = downscale(hr[:40, :48])
     np.testing.assert_array_equal(lr[:10, :12], exact)
@@ -130,14 +130,14 @@ def test_bucketed_inputs_are_mirrored():
 def test_buckets_hold_their_images_and_are_few():
     rng = np.random.default_rng(0)
     shapes = [tuple(int(n) for n in rng.integers(200, 500, 4)) for _ in range(300)]
-    chosen = evaluate.buckets(shapes)
+    chosen = protocols.buckets(shapes)
     for shape, bucket in zip(shapes, chosen, strict=True):
         own = [-(-n // 32) * 32 for n in shape]
         assert all(b >= n and b % 32 == 0 for b, n in zip(bucket, shape, strict=True))
         assert bucket[0] * bucket[1] <= 1.5 * own[0] * own[1]
         assert bucket[2] * bucket[3] <= 1.5 * own[2] * own[3]
     assert len(set(chosen)) < len(set(shapes)) / 3
-    assert evaluate.buckets([(64, 64, 32, 32)] * 3) == [(64, 64, 32, 32)] * 3
+    assert protocols.buckets([(64, 64, 32, 32)] * 3) == [(64, 64, 32, 32)] * 3
 
 
 @pytest.mark.parametrize("border", [0, 4])
@@ -154,7 +154,7 @@ def test_the_part_that_is_no_padding_is_measured(groups, tmp_path, border, exact
 
     outcome = evaluate.evaluate(upscaler, test_set, border, tmp_path / "out", RUN)
     for i, name in enumerate(outcome.names):
-        hr = evaluate.crop_to_multiple(test_set[i]["hr"])
+        hr = protocols.crop_to_multiple(test_set[i]["hr"])
         lr, valid = seen[2 * i]
         assert valid == (hr.shape[0] // 4, hr.shape[1] // 4)
         sr = nearest(lr, None, None)[: hr.shape[0], : hr.shape[1]]
@@ -341,10 +341,10 @@ def test_a_model_that_knows_no_padding():
 
 def test_embedded_photographs():
     config = tiny_config(eval__crops=4).eval
-    (test_set,) = evaluate.test_sets(config)
+    (test_set,) = protocols.test_sets(config)
     names = [example["name"] for example in test_set]
     assert [name.split("_")[0] for name in names] == ["chelsea", "chelsea", "coffee", "coffee"]
-    again = evaluate.test_sets(config)[0]
+    again = protocols.test_sets(config)[0]
     for i, example in enumerate(test_set):
         np.testing.assert_array_equal(example["hr"], again[i]["hr"])
         other = test_set[(i + 2) % 4]
@@ -369,7 +369,7 @@ def test_published_figures_stand_beside_whole_sets_only():
 def test_the_page_shows_worst_and_best_and_needs_nothing_else(photos, tmp_path):
     def upscaler(lr, ref, valid):  # image 3 is worst, 4 is best
         index = {(12, 15): 0, (15, 12): 1, (13, 14): 2, (24, 24): 3, (12, 12): 4}[valid]
-        hr = evaluate.crop_to_multiple(test_set[index]["hr"])
+        hr = protocols.crop_to_multiple(test_set[index]["hr"])
         sr = nearest(lr, ref, valid)
         if index == 4:
             sr[: hr.shape[0], : hr.shape[1]] = hr // 2 + upscale(downscale(hr)) // 2
