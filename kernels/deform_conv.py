@@ -1,12 +1,30 @@
 """Modulated deformable convolution (DCNv2, Zhu et al. 2019, eq. 1): the public operation and its dispatch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from kernels import deform_conv_xla
 
+
+def _triton(*arrays, interpret=False, **options):
+    """The Pallas kernels, imported only when asked for."""
+    from kernels import deform_conv_triton
+
+    if not interpret and jax.default_backend() != "gpu":
+        raise ValueError(
+            f"implementation 'triton' needs a CUDA GPU, JAX runs on {jax.default_backend()}; leave it None, or 'xla'"
+        )
+    return deform_conv_triton.sample_and_multiply(*arrays, interpret=interpret, **options)
+
+
 # Name -> fn(x, offset, mask, weight, *, stride, padding, dilation) -> (N, Ho, Wo, Co) float32, without the bias.
-IMPLEMENTATIONS = {"xla": deform_conv_xla.sample_and_multiply}
+IMPLEMENTATIONS = {
+    "xla": deform_conv_xla.sample_and_multiply,
+    "triton": _triton,
+    "triton_interpreted": functools.partial(_triton, interpret=True),  # anywhere, for tests
+}
 
 
 def modulated_deform_conv(
@@ -40,13 +58,13 @@ def modulated_deform_conv(
       weight: (3, 3, C, Co).
       bias: (Co,).
       stride, padding, dilation: as in a convolution, the same for both axes.
-      implementation: one of `IMPLEMENTATIONS`, or None for the best available one.
+      implementation: one of `IMPLEMENTATIONS`, or None for `xla`: the kernels of `triton` have not been measured on a GPU yet.
 
     Returns:
       (N, Ho, Wo, Co) in the dtype of `x`; sums are float32.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, an unknown implementation, or one that this device cannot run.
     """
     x, offset, mask, weight, bias = (jnp.asarray(a) for a in (x, offset, mask, weight, bias))
     n, _, _, c = _rank("x", x, 4)

@@ -1,19 +1,24 @@
 """Every implementation of the modulated deformable convolution against four oracles."""
 
+import contextlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from kernels import deform_conv, modulated_deform_conv
+from kernels import deform_conv_triton, modulated_deform_conv
 from tests.conftest import relative_error
 
 ARGUMENTS = ("x", "offset", "mask", "weight", "bias")
 
 
-@pytest.fixture(params=list(deform_conv.IMPLEMENTATIONS))
+@pytest.fixture(params=["xla", "triton_interpreted", pytest.param("triton", marks=pytest.mark.gpu)])
 def implementation(request):
+    if request.param == "triton" and jax.default_backend() != "gpu":
+        pytest.skip("needs a CUDA GPU; triton_interpreted runs the same kernels, but for the atomic additions")
     return request.param
 
 
@@ -198,3 +203,42 @@ def test_one_tap_of_columns_at_a_time():
 def test_wrong_arguments_say_what_was_expected(change, message):
     with pytest.raises(ValueError, match=message):
         modulated_deform_conv(**{**random_inputs(), **change})
+
+
+# Channels and height of the layers of RRSR, at 160 x 160.
+LAYERS = [(256, 40), (128, 80), (64, 160)]
+
+
+@pytest.mark.parametrize(("channels", "size"), LAYERS)
+def test_kernels_are_lowered_for_cuda(channels, size):
+    """Without a GPU: each kernel is in the program, once; the gradient's forward pass is dropped."""
+    shapes = [(9, size, size, channels), (9, size, size, 8, 9, 2), (9, size, size, 8, 9), (3, 3, channels, channels)]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def forward(*arrays):
+        return deform_conv_triton.sample_and_multiply(*arrays, stride=1, padding=1, dilation=1)
+
+    def lowered(f):
+        return jax.jit(f).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+
+    def kernels(text):
+        return re.findall(r'name = "deform_conv_(\w+)_kernel"', text)
+
+    with on_gpu():
+        assert kernels(lowered(forward)) == ["forward"]
+        gradient = jax.grad(lambda *a: forward(*a).sum(), argnums=(0, 1, 2, 3))
+        assert sorted(kernels(lowered(gradient))) == ["data", "weight"]
+
+
+def on_gpu():
+    """From jax 0.11 on, lowering asks the mesh which GPU it is for."""
+    if not hasattr(jax.sharding, "AbstractDevice"):
+        return contextlib.nullcontext()
+    device = jax.sharding.AbstractDevice("NVIDIA H100", None, "gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device))
+
+
+def test_a_named_implementation_insists(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with pytest.raises(ValueError, match="'triton' needs a CUDA GPU, JAX runs on tpu; leave it None, or 'xla'"):
+        modulated_deform_conv(**random_inputs(), implementation="triton")
