@@ -211,7 +211,11 @@ def _train(
             checkpoints.save(state, batches)  # an evaluation may take long, and fail
             evaluator(eval_params(state), step)
             continue
-        batch = next(batches)
+        try:
+            batch = next(batches)
+        except InputError:
+            checkpoints.save(state, batches)  # to go on from here, once the data is mended or the record skipped
+            raise
         skipped += int(np.sum(batch.pop("skipped", 0)))
         state, metrics = train_step(state, batch)
         step += 1

@@ -21,6 +21,7 @@ from rrsr_jax.checkpoints import Checkpoints
 from rrsr_jax.data import prepare
 from rrsr_jax.errors import InputError
 from tests.conftest import tiny_config, tiny_rrsr
+from tests.test_datasets import damage, write
 
 ROOT = pathlib.Path(__file__).parent.parent
 # A config file for runs in processes of their own.
@@ -214,6 +215,25 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
     checkpoint = Checkpoints(tmp_path)
     assert checkpoint.latest() == len(lines(tmp_path))
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(checkpoint.params()))
+
+
+def test_a_damaged_record_stops_the_run_and_loses_no_step(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3), dtype=np.uint8)
+    prepare.prepare("photos", str(write(tmp_path / "in", {f"{i}.png": p for i, p in enumerate(pixels)})), str(tmp_path))
+    damage(tmp_path, "photos")
+    config = tiny_config(
+        data__name="photos", data__dir=str(tmp_path), batch_size=1, steps=8, checkpoint_every=100, eval__sets=""
+    )
+    with pytest.raises(InputError, match=r"photos: record \d of 5 .* is damaged"):
+        train.train_and_evaluate(config, str(tmp_path / "run"))
+    done = len(lines(tmp_path / "run"))
+    assert 0 < done < 5
+    assert Checkpoints(tmp_path / "run").latest() == done
+    config.data.skip_damaged = True
+    train.train_and_evaluate(config, str(tmp_path / "run"))
+    records = lines(tmp_path / "run")
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert records[-1]["train/skipped"] >= 1
 
 
 def test_workdir_of_another_config(finished_run, tmp_path):
