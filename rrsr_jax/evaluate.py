@@ -117,12 +117,8 @@ def evaluate(
                         shapes.add(tuple(image.shape for image in inputs))
                         valid = tuple(n // SCALE_FACTOR for n in hr.shape[:2])
                         sr = upscaler(*inputs, valid)[: hr.shape[0], : hr.shape[1]]
-                except (
-                    InputError,
-                    ValueError,
-                    RuntimeError,
-                    MemoryError,
-                ) as error:  # no room on a device is a RuntimeError
+                # A device without room raises a RuntimeError.
+                except (InputError, ValueError, RuntimeError, MemoryError) as error:
                     failed[f"{example['name']}, {column}"] = (str(error) or type(error).__name__).splitlines()[0]
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)

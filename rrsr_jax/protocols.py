@@ -207,9 +207,9 @@ def bucket_plan(test_set: TestSet) -> dict[tuple[int, str], tuple[int, ...]]:
     shapes = {}
     wanted = [column for column in test_set.columns if column != "bicubic" and not test_set.exact(column)]
     for index in range(len(test_set)) if wanted else ():
-        with contextlib.suppress(InputError):
-            example = test_set[index]
-            for column in wanted:
+        for column in wanted:
+            with contextlib.suppress(InputError):
+                example = test_set[index]
                 ref = test_set.reference(column, index, example)
                 shapes[index, column] = crop_to_multiple(example["hr"]).shape[:2] + ref.shape[:2]
     return dict(zip(shapes, buckets(list(shapes.values())), strict=True))

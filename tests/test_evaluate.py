@@ -210,6 +210,14 @@ def test_a_damaged_record_is_named(photos, tmp_path):
     assert set(outcome.scores["bicubic"]) == set("01234") - {str(index)}
 
 
+def test_a_damaged_reference_costs_only_its_column(photos, tmp_path):
+    index = damage(photos, "photos")
+    test_set = open_set(photos, "photos", columns="unrelated,lr_itself")
+    failed = evaluate.evaluate(nearest, test_set, 4, tmp_path / "out", RUN).summary["failed"]
+    own = {f"record {index}, {column}" for column in ("bicubic", "unrelated", "lr_itself")}
+    assert set(failed) == own | {f"{(index - 2) % 5}, unrelated"}
+
+
 def test_images_too_small_to_measure(tmp_path):
     prepare.prepare(
         "photos", str(write(tmp_path / "in", {"a.png": noise(16, 40), "b.png": noise(52, 52)})), str(tmp_path)
