@@ -27,6 +27,11 @@ def get_config() -> ConfigDict:
             vgg_channels=(64, 128, 256),
             correspondence_channels=(64, 128, 256),
             match_tile=2**22,
+            match_dtype="float32",  # of the products of the patch search; or bfloat16
+            match_coarse=0,  # 4, say: approximate coarse-to-fine search
+            deform_conv="",  # xla or triton; empty: triton on a CUDA GPU, else xla
+            dtype="float32",  # of the computation; or bfloat16, with float32 parameters
+            remat="none",  # or blocks, fas: trade time for memory
         )
     )
     # Files of pretrained parameters, by module; where empty, the module starts untrained.

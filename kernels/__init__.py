@@ -1,5 +1,5 @@
 """Operations that XLA alone does not do well. This package knows nothing of the rest of the project."""
 
-from kernels.deform_conv import modulated_deform_conv
+from kernels.deform_conv import default_implementation, modulated_deform_conv
 
-__all__ = ["modulated_deform_conv"]
+__all__ = ["default_implementation", "modulated_deform_conv"]

@@ -1,6 +1,7 @@
 """Modulated deformable convolution (DCNv2, Zhu et al. 2019, eq. 1): the public operation and its dispatch."""
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +9,18 @@ import jax.numpy as jnp
 from kernels import deform_conv_xla
 
 
+def _on_cuda() -> bool:
+    return jax.default_backend() == "gpu" and "rocm" not in jax.devices()[0].client.platform_version.lower()
+
+
 def _triton(*arrays, interpret=False, **options):
     """The Pallas kernels, imported only when asked for."""
-    from kernels import deform_conv_triton
-
-    if not interpret and jax.default_backend() != "gpu":
+    if not interpret and not _on_cuda():
         raise ValueError(
             f"implementation 'triton' needs a CUDA GPU, JAX runs on {jax.default_backend()}; leave it None, or 'xla'"
         )
+    from kernels import deform_conv_triton
+
     return deform_conv_triton.sample_and_multiply(*arrays, interpret=interpret, **options)
 
 
@@ -25,6 +30,21 @@ IMPLEMENTATIONS = {
     "triton": _triton,
     "triton_interpreted": functools.partial(_triton, interpret=True),  # anywhere, for tests
 }
+
+
+@functools.cache
+def default_implementation() -> str:
+    """What `implementation=None` stands for: the kernels on a CUDA GPU, plain JAX elsewhere. Logged once."""
+    name, reason = "xla", f"JAX runs on {jax.default_backend()}"
+    if _on_cuda():
+        try:
+            from kernels import deform_conv_triton  # noqa: F401
+        except ImportError as error:  # of a jax that has lost Pallas' Triton back end
+            reason = f"the kernels cannot be imported: {error}"
+        else:
+            name, reason = "triton", "CUDA GPU"
+    logging.getLogger(__name__).info("deformable convolution: %s (%s)", name, reason)
+    return name
 
 
 def modulated_deform_conv(
@@ -58,7 +78,7 @@ def modulated_deform_conv(
       weight: (3, 3, C, Co).
       bias: (Co,).
       stride, padding, dilation: as in a convolution, the same for both axes.
-      implementation: one of `IMPLEMENTATIONS`, or None for `xla`: the kernels of `triton` have not been measured on a GPU yet.
+      implementation: one of `IMPLEMENTATIONS`, or None for `default_implementation()`.
 
     Returns:
       (N, Ho, Wo, Co) in the dtype of `x`; sums are float32.
@@ -81,7 +101,7 @@ def modulated_deform_conv(
             raise ValueError(f"{name}: shape {expected[name]} expected for x of shape {x.shape}, got {array.shape}")
     if c % groups:
         raise ValueError(f"x has {c} channels, which {groups} deform groups do not divide")
-    name = implementation or "xla"
+    name = implementation or default_implementation()
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation {name!r} is unknown; there are: {', '.join(IMPLEMENTATIONS)}")
     out = IMPLEMENTATIONS[name](x, offset, mask, weight, stride=stride, padding=padding, dilation=dilation)

@@ -22,7 +22,7 @@ from configs import cufed5
 from rrsr_jax import models, train
 from rrsr_jax.data import datasets, pipeline, prepare
 from rrsr_jax.data.images import random_view
-from rrsr_jax.models.correspondence import match_patches
+from rrsr_jax.models.matching import match_patches
 from rrsr_jax.step import create_state, make_mesh, make_train_step, place
 
 

@@ -1,7 +1,9 @@
 """Golden arrays, and models small enough to compile in seconds."""
 
+import collections
 import os
 import pathlib
+import re
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
@@ -12,11 +14,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
 os.environ.setdefault("NPROC", "16")  # several CPU devices deadlock in collectives when they outnumber the threads
 
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 
 from configs import demo
+from kernels import deform_conv
 from rrsr_jax.models.rrsr import RRSR
 from tests.golden import recipe
 
@@ -39,6 +43,24 @@ def golden():
 def state_dict():
     """`state_dict(kind)` has the deterministic PyTorch-layout weights behind the golden arrays."""
     return recipe.state_dict
+
+
+@pytest.fixture
+def on_cuda(monkeypatch):
+    """Pretends that JAX runs on two CUDA GPUs; the value counts the deformable convolution's kernels in what was lowered."""
+    monkeypatch.setattr(deform_conv, "_on_cuda", lambda: True)
+    deform_conv.default_implementation.cache_clear()
+
+    def kernels(lowered):
+        return dict(collections.Counter(re.findall(r'name = "deform_conv_(\w+)_kernel"', lowered.as_text())))
+
+    # Lowering asks the mesh which GPU it is for.
+    device = jax.sharding.AbstractDevice("NVIDIA H100", None, "gpu")
+    auto = jax.sharding.AxisType.Auto
+    mesh = jax.sharding.AbstractMesh((2,), ("data",), axis_types=(auto,), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        yield kernels
+    deform_conv.default_implementation.cache_clear()
 
 
 def relative_error(got, expected) -> float:

@@ -1,7 +1,7 @@
 """Every implementation of the modulated deformable convolution against four oracles."""
 
-import contextlib
-import re
+import logging
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from kernels import deform_conv_triton, modulated_deform_conv
+import kernels
+from kernels import default_implementation, deform_conv, modulated_deform_conv
 from tests.conftest import relative_error
 
 ARGUMENTS = ("x", "offset", "mask", "weight", "bias")
@@ -209,33 +210,37 @@ def test_wrong_arguments_say_what_was_expected(change, message):
 LAYERS = [(256, 40), (128, 80), (64, 160)]
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("channels", "size"), LAYERS)
-def test_kernels_are_lowered_for_cuda(channels, size):
+def test_kernels_are_lowered_for_cuda(on_cuda, channels, size, dtype):
     """Without a GPU: each kernel is in the program, once; the gradient's forward pass is dropped."""
     shapes = [(9, size, size, channels), (9, size, size, 8, 9, 2), (9, size, size, 8, 9), (3, 3, channels, channels)]
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-
-    def forward(*arrays):
-        return deform_conv_triton.sample_and_multiply(*arrays, stride=1, padding=1, dilation=1)
+    shapes.append((channels,))
+    dtypes = [dtype, jnp.float32, jnp.float32, dtype, jnp.float32]
+    arrays = [jax.ShapeDtypeStruct(*array) for array in zip(shapes, dtypes, strict=True)]
 
     def lowered(f):
-        return jax.jit(f).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+        return jax.jit(f).trace(*arrays).lower(lowering_platforms=("cuda",))
 
-    def kernels(text):
-        return re.findall(r'name = "deform_conv_(\w+)_kernel"', text)
-
-    with on_gpu():
-        assert kernels(lowered(forward)) == ["forward"]
-        gradient = jax.grad(lambda *a: forward(*a).sum(), argnums=(0, 1, 2, 3))
-        assert sorted(kernels(lowered(gradient))) == ["data", "weight"]
+    assert on_cuda(lowered(modulated_deform_conv)) == {"forward": 1}
+    gradient = jax.grad(lambda *a: modulated_deform_conv(*a).sum(), argnums=(0, 1, 2, 3, 4))
+    assert on_cuda(lowered(gradient)) == {"data": 1, "weight": 1}
 
 
-def on_gpu():
-    """From jax 0.11 on, lowering asks the mesh which GPU it is for."""
-    if not hasattr(jax.sharding, "AbstractDevice"):
-        return contextlib.nullcontext()
-    device = jax.sharding.AbstractDevice("NVIDIA H100", None, "gpu")
-    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device))
+def test_the_default_is_plain_jax_without_a_cuda_gpu(monkeypatch, caplog):
+    monkeypatch.setattr(deform_conv, "_on_cuda", lambda: False)
+    deform_conv.default_implementation.cache_clear()
+    with caplog.at_level(logging.INFO, "kernels"):
+        assert {default_implementation() for _ in range(3)} == {"xla"}
+    assert [r.getMessage() for r in caplog.records] == ["deformable convolution: xla (JAX runs on cpu)"]
+
+
+def test_the_default_survives_the_loss_of_the_kernels(on_cuda, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "kernels.deform_conv_triton", None)
+    monkeypatch.delattr(kernels, "deform_conv_triton", raising=False)
+    with caplog.at_level(logging.INFO, "kernels"):
+        assert default_implementation() == "xla"
+    assert "the kernels cannot be imported" in caplog.text
 
 
 def test_a_named_implementation_insists(monkeypatch):

@@ -185,6 +185,103 @@ def test_reference_of_another_size_agrees_with_the_padded_protocol(tiny_params):
     assert difference < 0.5 * without_mask
 
 
+def test_one_of_several_references_is_as_good_as_alone(tiny_params):
+    """Where nothing of the others can be matched, only the unaligned features beside `x` and the edges see them."""
+    model = tiny_rrsr()
+    lr, ref, other = images((1, 8, 10), (1, 40, 36), (1, 18, 50))
+    params = tiny_params | {k: zero_heads(v) for k, v in tiny_params.items() if k.startswith("fas")}
+
+    def aligned(refs, valid_ref=None):
+        _, found = model.apply({"params": params}, lr, refs, valid_ref=valid_ref, mutable=["intermediates"])
+        return found["intermediates"]
+
+    alone = aligned(ref)
+    second = aligned((other, ref), [np.array([[0, 0]]), np.array([[40, 36]])])
+    np.testing.assert_array_equal(second["match_reference"][0], 1)
+    np.testing.assert_array_equal(second["match_index"][0], alone["match_index"][0])
+    top = -(-18 // 4) + 1
+    np.testing.assert_array_equal(second["flow"][0][:, :-2, :-2] - np.array([top, 0]), alone["flow"][0][:, :-2, :-2])
+    inside = np.s_[:, 2:-2, 2:-2]  # where all nine patches that cover the pixel exist
+    got, expected = (run["fas_1x_0"]["aligned"][0][inside] for run in (second, alone))
+    edge = np.asarray(alone["fas_1x_0"]["align"]["offset"][0][inside])
+    y = edge[..., 0] + np.arange(2, 6)[:, None, None, None] + np.arange(9) // 3 - 1
+    x = edge[..., 1] + np.arange(2, 8)[:, None, None] + np.arange(9) % 3 - 1
+    whole = ((y >= 0) & (y < 10) & (x >= 0) & (x < 9)).all((3, 4))
+    assert whole.mean() > 0.2
+    np.testing.assert_allclose(got[whole], expected[whole], rtol=1e-4, atol=1e-6)
+
+
+def zero_heads(tree):
+    return {
+        k: jax.tree.map(jnp.zeros_like, v) if k == "head" else zero_heads(v) if isinstance(v, dict) else v
+        for k, v in tree.items()
+    }
+
+
+def test_padding_of_the_reference_is_not_matched(tiny_params):
+    lr, ref = images((1, 8, 10), (1, 48, 44))
+    _, found = jax.jit(functools.partial(tiny_rrsr().apply, mutable=["intermediates"]))(
+        {"params": tiny_params}, lr, ref, valid_ref=np.array([[33, 26]])
+    )
+    index = np.asarray(found["intermediates"]["match_index"][0])
+    assert (index // 9).max() <= 33 // 4 - 3
+    assert (index % 9).max() <= 26 // 4 - 3
+
+
+def test_bfloat16_stays_close_and_keeps_parameters_and_output_float32(tiny_params):
+    lr, ref, hr = images((2, 8, 10), (2, 32, 36), (2, 32, 40))
+
+    def run(dtype):
+        def loss(trained):
+            sr = tiny_rrsr(dtype=dtype).apply({"params": tiny_params | trained}, lr, ref)
+            return losses.l1(hr, sr), sr
+
+        trained = {k: v for k, v in tiny_params.items() if k not in ("vgg", "correspondence")}
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(trained)
+
+    ((loss, sr), gradient), ((loss_16, sr_16), gradient_16) = run("float32"), run("bfloat16")
+    assert sr_16.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient_16))
+    assert 1e-5 < relative_error(sr_16, sr) < 0.02
+    np.testing.assert_allclose(loss_16, loss, rtol=0.01)
+    flat, flat_16 = (np.concatenate([a.ravel() for a in jax.tree.leaves(g)]) for g in (gradient, gradient_16))
+    assert flat @ flat_16 / np.linalg.norm(flat) / np.linalg.norm(flat_16) > 0.98
+
+
+def test_bfloat16_reaches_every_trained_convolution(tiny_params):
+    lr, ref = images((1, 8, 10), (1, 32, 36))
+    text = jax.jit(tiny_rrsr(dtype="bfloat16").apply).lower({"params": tiny_params}, lr, ref).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    single = [line for line in convolutions if "bf16" not in line]
+    gates = 2 * 4  # of four FAS blocks, on one pixel
+    descriptors = 2 * 5  # of the correspondence network
+    assert len(single) == gates + descriptors
+    assert len(convolutions) >= 3 * len(single)
+
+
+@pytest.mark.parametrize("remat", ["blocks", "fas"])
+def test_rematerialisation_computes_again_and_changes_nothing(tiny_params, remat):
+    lr, ref, hr = images((1, 8, 10), (1, 32, 36), (1, 32, 40))
+
+    def gradient(remat):
+        model = tiny_rrsr(remat=remat)
+        lowered = jax.jit(jax.grad(lambda p: losses.l1(hr, model.apply({"params": p}, lr, ref)))).lower(tiny_params)
+        return lowered.compile()(tiny_params), lowered.as_text().count("stablehlo.convolution")
+
+    (stored, once), (again, more) = gradient("none"), gradient(remat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), again, stored)
+    assert more >= once + 4  # at least one in the residual block of each of four FAS
+
+
+def test_every_alignment_is_one_kernel_on_a_cuda_gpu(tiny_params, on_cuda):
+    lr, ref = images((1, 8, 10), (1, 32, 36))
+    lowered = jax.jit(tiny_rrsr().apply).trace({"params": tiny_params}, lr, ref).lower(lowering_platforms=("cuda",))
+    assert on_cuda(lowered) == {"forward": 4}
+    named = tiny_rrsr(deform_conv="xla")
+    lowered = jax.jit(named.apply).trace({"params": tiny_params}, lr, ref).lower(lowering_platforms=("cuda",))
+    assert on_cuda(lowered) == {}
+
+
 def test_intermediates_are_reachable(tiny_params):
     lr, ref = images((2, 6, 7), (2, 32, 20))
     _, found = jax.jit(lambda *a: tiny_rrsr().apply({"params": tiny_params}, *a, mutable=["intermediates"]))(lr, ref)
@@ -255,3 +352,8 @@ def test_pixel_shuffle_orders_channels_before_positions():
 def test_wrong_images_say_what_was_expected(tiny_params, lr, ref, message):
     with pytest.raises(ValueError, match=message):
         tiny_rrsr().apply({"params": tiny_params}, lr, ref)
+
+
+def test_wrong_fields_say_what_was_expected(tiny_params):
+    with pytest.raises(ValueError, match="remat: one of none, blocks, fas expected, got 'all'"):
+        tiny_rrsr(remat="all").apply({"params": tiny_params}, *images((1, 3, 3), (1, 12, 12)))

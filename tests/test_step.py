@@ -1,5 +1,6 @@
 """The reciprocal step: losses, rates, frozen parts, devices, traces."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -200,3 +201,18 @@ print("same")
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "same" in done.stdout
+
+
+def test_the_kernels_work_within_each_share_of_the_batch(on_cuda):
+    """Lowered for two GPUs: a kernel per alignment, pass and direction, on a device's own images."""
+    config, model = tiny_config(), tiny_rrsr()
+    mesh = jax.sharding.get_abstract_mesh()
+    shown = [jax.ShapeDtypeStruct((1, s, s, 3), jnp.float32) for s in (8, 32)]
+    params = jax.eval_shape(model.init, jax.random.key(0), *shown)["params"]
+    state = jax.eval_shape(functools.partial(steps.create_state, config=config), params)
+    lowered = steps.make_train_step(model, config, mesh).trace(state, batch(4)).lower(lowering_platforms=("cuda",))
+    assert on_cuda(lowered) == {"forward": 8, "data": 8, "weight": 8}
+    calls = [line for line in lowered.as_text().splitlines() if "deform_conv_forward_kernel" in line]
+    features = 32 * 32 * 4  # of an image at the 4x scale
+    assert any(f"tensor<{2 * features}xf32>" in line for line in calls)
+    assert not any(f"tensor<{4 * features}xf32>" in line for line in calls)

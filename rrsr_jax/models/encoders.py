@@ -1,8 +1,11 @@
 """The image encoders: VGG for reference features, matching and perceptual loss; the context encoder for the input."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from rrsr_jax.models.layers import ResidualBlock, conv3x3, leaky_relu
 
@@ -22,6 +25,7 @@ class VGG(nn.Module):
 
     last: str
     channels: tuple[int, ...] = (64, 128, 256, 512, 512)
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
@@ -31,13 +35,12 @@ class VGG(nn.Module):
         """
         x = (image - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
         features = {}
+        conv = functools.partial(conv3x3, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
         for stage, convs in enumerate(CONVS_PER_STAGE, start=1):
             if stage > 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
             for i in range(1, convs + 1):
-                x = conv3x3(self.channels[stage - 1], kernel_init=nn.initializers.he_normal(), name=f"conv{stage}_{i}")(
-                    x
-                )
+                x = conv(self.channels[stage - 1], name=f"conv{stage}_{i}")(x)
                 if self.last == f"conv{stage}_{i}":
                     return features | {self.last: x}
                 x = nn.relu(x)
@@ -53,10 +56,11 @@ class ContextEncoder(nn.Module):
 
     features: int = 64
     blocks: int = 16
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, lr: jax.Array) -> jax.Array:
-        x = leaky_relu(conv3x3(self.features, name="conv_first")(lr))
+        x = leaky_relu(conv3x3(self.features, dtype=self.dtype, name="conv_first")(lr))
         for i in range(self.blocks):
-            x = ResidualBlock(self.features, name=f"block_{i}")(x)
+            x = ResidualBlock(self.features, self.dtype, name=f"block_{i}")(x)
         return x

@@ -1,9 +1,14 @@
-"""Building blocks that several parts of the network share."""
+"""Building blocks that several parts of the network share.
+
+`dtype` is that of a module's computation and output; parameters are float32, and sums within a convolution too.
+"""
 
 import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 # "Every conv and linear N(0, 0.02), bias 0" (the authors' release).
 normal_init = nn.initializers.normal(0.02)
@@ -19,11 +24,12 @@ class ResidualBlock(nn.Module):
     """conv - ReLU - conv + identity, without normalisation; (N, H, W, features) to the same."""
 
     features: int
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nn.relu(conv3x3(self.features, name="conv1")(x))
-        return x + conv3x3(self.features, name="conv2")(y)
+        y = nn.relu(conv3x3(self.features, dtype=self.dtype, name="conv1")(x))
+        return x + conv3x3(self.features, dtype=self.dtype, name="conv2")(y)
 
 
 def pixel_shuffle(x: jax.Array, factor: int = 2) -> jax.Array:

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from kernels import modulated_deform_conv
 from rrsr_jax.models.layers import ResidualBlock, conv3x3, leaky_relu, normal_init
@@ -18,14 +19,15 @@ class OffsetBranch(nn.Module):
 
     features: int
     groups: int
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, ref: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(N, H, W, .) twice to offsets (N, H, W, G, 9, 2), (dy, dx), and masks (N, H, W, G, 9) in (0, 1)."""
-        y = leaky_relu(conv3x3(self.features, name="conv1")(jnp.concatenate([x, ref], -1)))
-        y = leaky_relu(conv3x3(self.features, name="conv2")(y))
+        """(N, H, W, .) twice to offsets (N, H, W, G, 9, 2), (dy, dx), and masks (N, H, W, G, 9) in (0, 1), float32."""
+        y = leaky_relu(conv3x3(self.features, dtype=self.dtype, name="conv1")(jnp.concatenate([x, ref], -1)))
+        y = leaky_relu(conv3x3(self.features, dtype=self.dtype, name="conv2")(y))
         zeros = nn.initializers.zeros_init()
-        y = conv3x3(self.groups * TAPS * 3, kernel_init=zeros, name="head")(y)
+        y = conv3x3(self.groups * TAPS * 3, dtype=self.dtype, kernel_init=zeros, name="head")(y).astype(jnp.float32)
         split = self.groups * TAPS * 2
         lead = (*y.shape[:3], self.groups, TAPS)
         return y[..., :split].reshape(*lead, 2), nn.sigmoid(y[..., split:]).reshape(lead)
@@ -36,6 +38,8 @@ class Alignment(nn.Module):
 
     scale: int
     groups: int = 8
+    dtype: DTypeLike = jnp.float32
+    implementation: str = ""  # of the deformable convolution
 
     @nn.compact
     def __call__(self, x: jax.Array, ref: jax.Array, pre_offset: jax.Array) -> jax.Array:
@@ -50,14 +54,15 @@ class Alignment(nn.Module):
           (N, H, W, C).
         """
         features = ref.shape[-1]
-        branch = OffsetBranch(features, self.groups, name=f"offset_{self.scale}x")
+        branch = OffsetBranch(features, self.groups, self.dtype, name=f"offset_{self.scale}x")
         residual, mask = branch(x, _fit(ref, x.shape[1:3]))
         weight = self.param("kernel", normal_init, (3, 3, features, features))
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         offset = residual + pre_offset[:, :, :, None]
         self.sow("intermediates", "offset", offset)
         self.sow("intermediates", "mask", mask)
-        return leaky_relu(modulated_deform_conv(ref, offset, mask, weight, bias))
+        weight = weight.astype(ref.dtype)
+        return leaky_relu(modulated_deform_conv(ref, offset, mask, weight, bias, implementation=self.implementation))
 
 
 class ReferenceAwareSelection(nn.Module):
@@ -72,6 +77,7 @@ class ReferenceAwareSelection(nn.Module):
     features: int = 64
     experts: int = 16
     gate: bool = True
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, merged: jax.Array, valid: jax.Array | None = None) -> jax.Array:
@@ -88,12 +94,12 @@ class ReferenceAwareSelection(nn.Module):
         experts = self.param("experts", normal_init, (self.experts, 3, 3, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.experts, self.features))
         kernel = jnp.einsum("nk,kyxio->nyxio", routing, experts)
-        selected = _conv_per_image(merged, kernel) + (routing @ bias)[:, None, None]
+        selected = _conv_per_image(merged, kernel.astype(self.dtype)) + (routing @ bias)[:, None, None]
         if self.gate:
             squeezed = nn.Conv(channels, (1, 1), kernel_init=normal_init, name="gate1")(mean[:, None, None])
             excited = nn.Conv(self.features, (1, 1), kernel_init=normal_init, name="gate2")(nn.relu(squeezed))
             selected = selected * nn.sigmoid(excited)
-        return selected
+        return selected.astype(self.dtype)
 
 
 class FAS(nn.Module):
@@ -103,7 +109,8 @@ class FAS(nn.Module):
       scale: 1, 2 or 4.
       blocks: residual blocks at the end.
       experts: K of the selection; 0 replaces it by a plain convolution with LeakyReLU (C2-Matching, the paper's baseline).
-      groups, gate: see `Alignment` and `ReferenceAwareSelection`.
+      groups, gate, implementation: see `Alignment` and `ReferenceAwareSelection`.
+      remat: compute the residual blocks again in the backward pass instead of storing their inside.
     """
 
     scale: int
@@ -111,22 +118,27 @@ class FAS(nn.Module):
     experts: int = 16
     groups: int = 8
     gate: bool = True
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    implementation: str = ""
 
     @nn.compact
     def __call__(
         self, x: jax.Array, ref: jax.Array, pre_offset: jax.Array, valid: jax.Array | None = None
     ) -> jax.Array:
         """See `Alignment`; `valid` as in `ReferenceAwareSelection`. Returns the shape of `x`."""
-        aligned = Alignment(self.scale, self.groups, name="align")(x, ref, pre_offset)
+        align = Alignment(self.scale, self.groups, self.dtype, self.implementation, name="align")
+        aligned = align(x, ref, pre_offset)
         self.sow("intermediates", "aligned", aligned)
         merged = jnp.concatenate([x, aligned], -1)
         features = x.shape[-1]
         if self.experts:
-            y = ReferenceAwareSelection(features, self.experts, self.gate, name="select")(merged, valid)
+            y = ReferenceAwareSelection(features, self.experts, self.gate, self.dtype, name="select")(merged, valid)
         else:
-            y = leaky_relu(conv3x3(features, name="merge")(merged))
+            y = leaky_relu(conv3x3(features, dtype=self.dtype, name="merge")(merged))
+        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
         for i in range(self.blocks):
-            y = ResidualBlock(features, name=f"block_{i}")(y)
+            y = block(features, self.dtype, name=f"block_{i}")(y)
         return x + y
 
 
@@ -138,7 +150,8 @@ def _fit(features: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _mean(x: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Mean over the valid pixels, (N, H, W, C) to (N, C)."""
+    """Mean over the valid pixels in float32, (N, H, W, C) to (N, C)."""
+    x = x.astype(jnp.float32)
     if valid is None:
         return x.mean((1, 2))
     rows = jnp.arange(x.shape[1])[None] < valid[:, :1]

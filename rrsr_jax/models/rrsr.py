@@ -1,23 +1,31 @@
 """RRSR: the whole network (Fig. 2, bottom), and by its fields the paper's ablations of it."""
 
+import itertools
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
-from rrsr_jax.models import correspondence
-from rrsr_jax.models.correspondence import CorrespondenceNet
+from rrsr_jax.models import matching
+from rrsr_jax.models.correspondence import CorrespondenceNet, bicubic_upsample
 from rrsr_jax.models.encoders import VGG, ContextEncoder
 from rrsr_jax.models.layers import conv3x3, leaky_relu, pixel_shuffle
 from rrsr_jax.models.pfas import FAS
 
 SCALES = (1, 2, 4)
 SCALE_FACTOR = 4
+REMAT = ("none", "blocks", "fas")
 
 
 class RRSR(nn.Module):
     """Super-resolves an image by 4 with a reference image. 22,594,651 trained parameters with the defaults.
 
     Parameter collections under `params`: `vgg` and `correspondence` are pretrained and frozen in the paper, the rest is
-    trained. Intermediates, with `mutable=["intermediates"]`: `match_index`, `match_score`, `flow`,
+    trained. Intermediates, with `mutable=["intermediates"]`: `match_reference`,
+    `match_index`, `match_score`, `flow`,
     `pre_offset_{1,2,4}x`, and per FAS block `fas_{scale}x_{i}` its `aligned` features, `align/offset`, `align/mask` and
     `select/routing` weights.
 
@@ -31,6 +39,11 @@ class RRSR(nn.Module):
       groups: deform groups.
       vgg_channels, correspondence_channels: widths of the encoders at 4x, 2x and 1x.
       match_tile: see `match_patches`.
+      match_dtype: of the products in matching; the correspondence network itself is float32.
+      match_coarse: factor of the approximate search, see `match_patches_coarse_to_fine`; 0 for the exact one.
+      dtype: of the computation, `float32` or `bfloat16`; parameters, matching, offsets, masks, routing and output are float32.
+      deform_conv: implementation of the deformable convolution, see `kernels.modulated_deform_conv`; empty for the best.
+      remat: what the backward pass computes again instead of storing: `none`, residual `blocks`, or whole `fas` blocks.
     """
 
     features: int = 64
@@ -43,16 +56,30 @@ class RRSR(nn.Module):
     vgg_channels: tuple[int, int, int] = (64, 128, 256)
     correspondence_channels: tuple[int, int, int] = (64, 128, 256)
     match_tile: int = 2**22
+    match_dtype: DTypeLike = "float32"
+    match_coarse: int = 0
+    dtype: DTypeLike = "float32"
+    remat: str = "none"
+    deform_conv: str = ""
 
     @nn.compact
-    def __call__(self, lr: jax.Array, ref: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        lr: jax.Array,
+        ref: jax.Array | Sequence[jax.Array],
+        valid: jax.Array | None = None,
+        valid_ref: jax.Array | Sequence[jax.Array] | None = None,
+    ) -> jax.Array:
         """Super-resolves a batch.
 
         Args:
           lr: (N, h, w, 3) in [0, 1], h and w at least 3.
-          ref: (N, H, W, 3) in [0, 1], H and W at least 12, of any size. The paper's protocol pads input and reference to a
-            common size first and gives `valid`; without that padding only matches and edges at the padding differ.
+          ref: (N, H, W, 3) in [0, 1], H and W at least 12, of any size; or several of these, of any sizes, of which each
+            patch takes the best. The paper's protocol pads input and reference to a common size first (and puts several
+            references on canvases, below each other) and gives `valid`; without that padding only matches and edges at the
+            padding differ.
           valid: (N, 2) height and width of the part of `lr` that is not padding, in its pixels; all of it if None.
+          valid_ref: (N, 2) likewise for `ref`, for each if several: no patch outside is matched.
 
         Returns:
           (N, 4h, 4w, 3), not clipped.
@@ -60,36 +87,76 @@ class RRSR(nn.Module):
         Raises:
           ValueError: images of a wrong rank, channel count, dtype or size.
         """
-        check_images(lr=lr, ref=ref)
-        ref_features = VGG("relu3_1", self.vgg_channels, name="vgg")(ref)
-        flow = self._match(lr, ref)
-        x = ContextEncoder(self.features, self.context_blocks, name="context_encoder")(lr)
+        refs, valid_refs = ((a,) if isinstance(a, jax.Array | np.ndarray) else a for a in (ref, valid_ref))
+        check_images(lr=lr, **{f"ref[{i}]" if len(refs) > 1 else "ref": image for i, image in enumerate(refs)})
+        if self.remat not in REMAT:
+            raise ValueError(f"remat: one of {', '.join(REMAT)} expected, got {self.remat!r}")
+        dtype = jnp.dtype(self.dtype)
+        vgg = VGG("relu3_1", self.vgg_channels, dtype, name="vgg")
+        ref_features = [vgg(image) for image in refs]
+        flow = self._match(lr, refs, valid_refs)
+        x = ContextEncoder(self.features, self.context_blocks, dtype, name="context_encoder")(lr)
+        fas = nn.remat(FAS) if self.remat == "fas" else FAS
         for stage, scale in enumerate(SCALES):
-            pre_offset = correspondence.pre_offsets(flow, scale)
+            pre_offset = matching.pre_offsets(flow, scale)
             self.sow("intermediates", f"pre_offset_{scale}x", pre_offset)
-            ref_scale = ref_features[f"relu{len(SCALES) - stage}_1"]
+            ref_scale = _canvas([features[f"relu{len(SCALES) - stage}_1"] for features in ref_features], scale, refs)
             valid_scale = None if valid is None else valid * scale
+            fields = (
+                scale,
+                self.blocks[stage],
+                self.experts,
+                self.groups,
+                self.gate,
+                dtype,
+                self.remat == "blocks",
+                self.deform_conv,
+            )
             for i in range(self.alignments[stage]):
-                x = FAS(scale, self.blocks[stage], self.experts, self.groups, self.gate, name=f"fas_{scale}x_{i}")(
-                    x, ref_scale, pre_offset, valid_scale
-                )
+                x = fas(*fields, name=f"fas_{scale}x_{i}")(x, ref_scale, pre_offset, valid_scale)
             if scale < SCALE_FACTOR:
-                x = leaky_relu(pixel_shuffle(conv3x3(self.features * 4, name=f"up_{scale}x")(x)))
-        x = leaky_relu(conv3x3(self.features // 2, name="tail1")(x))
-        x = conv3x3(3, name="tail2")(x)
+                x = conv3x3(self.features * 4, dtype=dtype, name=f"up_{scale}x")(x)
+                x = leaky_relu(pixel_shuffle(x))
+        x = leaky_relu(conv3x3(self.features // 2, dtype=dtype, name="tail1")(x))
+        x = conv3x3(3, dtype=dtype, name="tail2")(x).astype(jnp.float32)
         n, h, w, _ = lr.shape
         return x + jax.image.resize(lr, (n, h * SCALE_FACTOR, w * SCALE_FACTOR, 3), "linear")
 
-    def _match(self, lr: jax.Array, ref: jax.Array) -> jax.Array:
-        """Flow from input to reference, (N, h, w, 2), (dy, dx) in 1x pixels; no gradient."""
-        lr_up = correspondence.bicubic_upsample(lr, SCALE_FACTOR)
-        net = CorrespondenceNet(self.correspondence_channels, name="correspondence")
-        features_in, features_ref = net(jax.lax.stop_gradient(lr_up), jax.lax.stop_gradient(ref))
-        index, score = correspondence.match_patches(features_in, features_ref, tile=self.match_tile)
-        flow = correspondence.flow_from_match(index, features_ref.shape[2])
-        for name, value in dict(match_index=index, match_score=score, flow=flow).items():
+    def _match(self, lr: jax.Array, refs: Sequence[jax.Array], valid_refs: Sequence[jax.Array] | None) -> jax.Array:
+        """Flow from input to references, on the canvas of `_canvas`: (N, h, w, 2), (dy, dx) in 1x pixels; no gradient."""
+        images = jax.lax.stop_gradient((bicubic_upsample(lr, SCALE_FACTOR), *refs))
+        features_in, *features_refs = CorrespondenceNet(self.correspondence_channels, name="correspondence")(*images)
+        which, index, score = matching.match_references(
+            features_in,
+            features_refs,
+            valid_refs=None if valid_refs is None else [valid // SCALE_FACTOR for valid in valid_refs],
+            coarse=self.match_coarse,
+            dtype=jnp.dtype(self.match_dtype),
+            tile=self.match_tile,
+        )
+        widths = jnp.array([features.shape[2] for features in features_refs])
+        flow = matching.flow_from_match(index, widths[which], jnp.array(_tops(refs))[which])
+        for name, value in dict(match_reference=which, match_index=index, match_score=score, flow=flow).items():
             self.sow("intermediates", name, value)
         return flow
+
+
+def _tops(refs: Sequence[jax.Array]) -> list[int]:
+    """First row of each reference on the canvas, in 1x pixels, and one past the last; there is an empty row between two."""
+    return [0, *itertools.accumulate(-(-ref.shape[1] // SCALE_FACTOR) + 1 for ref in refs)]
+
+
+def _canvas(features: Sequence[jax.Array], scale: int, refs: Sequence[jax.Array]) -> jax.Array:
+    """Features of several references below each other, zeros between and beside them; those of one as they are."""
+    if len(features) == 1:
+        return features[0]
+    tops, width = _tops(refs), max(f.shape[2] for f in features)
+    heights = [scale * (end - start) for start, end in itertools.pairwise(tops)]
+    padded = [
+        jnp.pad(f, ((0, 0), (0, height - f.shape[1]), (0, width - f.shape[2]), (0, 0)))
+        for f, height in zip(features, heights, strict=True)
+    ]
+    return jnp.concatenate(padded, 1)
 
 
 def check_images(**images: jax.Array) -> None:
