@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import math
 import re
 import shutil
 
@@ -18,8 +19,8 @@ from rrsr_jax import evaluate, protocols, report
 from rrsr_jax.data import prepare
 from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.metrics import quality
-from tests.conftest import tiny_config
+from rrsr_jax.metrics import quality, to_uint8
+from tests.conftest import tiny_config, tiny_rrsr
 from tests.test_datasets import damage, noise, write
 
 RUN = {"step": 1}
@@ -345,6 +346,28 @@ def test_a_model_that_knows_no_padding():
     np.testing.assert_array_equal(
         evaluate.make_upscaler(Resize())({}, lr, noise(20, 20), (4, 4)), nearest(lr, None, None)
     )
+
+
+def test_padding_out_of_reach_is_left_out_and_changes_nothing(monkeypatch):
+    """As in the five-reference protocol, where the input is padded to five times its height."""
+    model = tiny_rrsr()
+    lr = np.zeros((140, 16, 3), np.uint8)
+    lr[:14, :11] = noise(14, 11)
+    ref = noise(60, 64, 1)
+    params = model.init(jax.random.key(0), lr[None] / 255.0, ref[None] / 255.0)["params"]
+    grown = jax.tree.map(lambda a: 3 * a + 0.02 * jax.random.normal(jax.random.key(a.size), a.shape), params)
+    assert model.reach == 1 + 2 + 8 + math.ceil(8 + 14 / 2 + 8 / 4) < 140 - 32 - 14
+    seen = []
+    whole = model.apply({"params": grown}, *(a[None].astype(np.float32) / 255 for a in (lr, ref)), np.array([[14, 11]]))
+    monkeypatch.setattr(
+        type(model),
+        "apply",
+        lambda self, v, lr, *a, **k: seen.append(lr.shape) or nn.Module.apply(self, v, lr, *a, **k),
+    )
+    sr = evaluate.make_upscaler(model)(grown, lr, ref, (14, 11))
+    assert seen == [(1, 64, 16, 3)]
+    np.testing.assert_array_equal(sr[:56, :44], to_uint8(whole[0])[:56, :44])
+    assert sr[:56, :44].std() > 5
 
 
 def test_embedded_photographs():

@@ -1,6 +1,7 @@
 """RRSR: the whole network (Fig. 2, bottom), and by its fields the paper's ablations of it."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -61,6 +62,20 @@ class RRSR(nn.Module):
     dtype: DTypeLike = "float32"
     remat: str = "none"
     deform_conv: str = ""
+
+    @property
+    def reach(self) -> int:
+        """How far one pixel of `lr` can change the result, in its pixels, but for the selection's mean (see `valid`)."""
+        per_scale = [
+            count * (3 + 1 + 2 * blocks) + 2 for count, blocks in zip(self.alignments, self.blocks, strict=True)
+        ]  # a FAS block: offset branch, selection, residual blocks; then what leads to the next scale
+        search = 8  # upsampling, descriptors, patches
+        return (
+            1
+            + 2 * self.context_blocks
+            + search
+            + math.ceil(sum(pixels / scale for pixels, scale in zip(per_scale, SCALES, strict=True)))
+        )
 
     @nn.compact
     def __call__(
