@@ -1,28 +1,100 @@
-"""Benchmark of the modulated deformable convolution: `python -m kernels.bench [--batch N] [--size PIXELS]`.
+"""Benchmark of the modulated deformable convolution: `python -m kernels.bench [--shapes train] [--batch 9] [--json FILE]`.
 
-One row per layer shape of RRSR: time of the forward pass and of forward and backward, and the memory XLA sets aside for
-intermediates, in multiples of the features. `direct` is what most would write first: all nine taps gathered at once, gradients by
-automatic differentiation. Both run alternately in one process; only their ratio means much on a busy machine.
+The layers of RRSR by name, forward, and forward with backward, for every implementation that runs here: `xla`, `triton` on a CUDA
+GPU, `direct` (what most would write first: all nine taps gathered at once, gradients by automatic differentiation), and
+torchvision's `deform_conv2d` where PyTorch is installed. They run in turns in one process: on a busy machine only their ratios
+mean much. `--floors` prints what the layers must cost at least (kernels/FLOORS.md) and measures nothing.
 """
 
 import argparse
+import importlib.util
+import json
+import math
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels import modulated_deform_conv
+from kernels import deform_conv, modulated_deform_conv
 
-LAYERS = {"1x": (4, 256), "2x": (2, 128), "4x": (1, 64)}  # divisor of the image's side, channels
-GROUPS = 8
+GROUPS, TAPS = 8, 9
+
+
+class Shape(NamedTuple):
+    """One kind of layer."""
+
+    batch: int
+    size: int  # side of features and output, in pixels
+    channels: int  # in and out
+    layers: int  # of this kind in RRSR
+
+
+SHAPES = {
+    "train_1x": Shape(9, 40, 256, 1),
+    "train_2x": Shape(9, 80, 128, 3),
+    "train_4x": Shape(9, 160, 64, 3),
+    "inference_1x": Shape(1, 125, 256, 1),
+    "inference_2x": Shape(1, 250, 128, 3),
+    "inference_4x": Shape(1, 500, 64, 3),
+}
+PASSES = ("forward", "forward + backward")
+
+
+class Floor(NamedTuple):
+    """What a pass costs at least, and what the plain path moves."""
+
+    bytes: int  # a kernel's: everything read once, everything written once
+    operations: int  # multiplications and additions, of the products and of the interpolation
+    plain_bytes: int  # of `xla`: corners, columns and sums of each tap through memory
+
+
+def floor(shape: Shape, passes: str, width: int) -> Floor:
+    """Of one layer; features, weights and output of `width` bytes a number, offsets and masks of four."""
+    n, size, c, _ = shape
+    pixels = n * size * size
+    features, geometry, weight = pixels * c, pixels * GROUPS * TAPS * 3, TAPS * c * c
+    products, interpolation = 2 * pixels * TAPS * c * c, 9 * pixels * TAPS * c
+    read = width * (features + weight) + 4 * geometry
+    # A tap: four corners gathered (read, written, read again), a column written and read, the sum read and written, float32.
+    tap = features * (4 * width + 4 * (4 + 4 + 1 + 1 + 2))
+    forward = Floor(read + width * features, products + interpolation, TAPS * tap + 4 * geometry)
+    if passes == "forward":
+        return forward
+    # Reads all that and the output's gradient, writes the gradient of each; the plain path also reads and writes the features'
+    # gradient at each corner, and the column's gradient once.
+    again = 2 * read + width * features
+    plain = TAPS * (tap + 4 * features * (4 * 2 + 2)) + 8 * geometry
+    return Floor(
+        forward.bytes + again,
+        forward.operations + 2 * products + 4 * interpolation,
+        forward.plain_bytes + plain,
+    )
+
+
+def floors_table(width: int, bandwidth: float, rate: float) -> str:
+    """Markdown: the floors of all shapes; `bandwidth` in bytes and `rate` in operations a second."""
+    lines = [
+        "| layers | pass | kernel | plain path | operations | time of the bytes | of the operations |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, shape in SHAPES.items():
+        for passes in PASSES:
+            f = Floor(*(shape.layers * value for value in floor(shape, passes, width)))
+            lines.append(
+                f"| {shape.layers} x {name} | {passes} | {f.bytes / 1e6:,.0f} MB | {f.plain_bytes / 1e6:,.0f} MB | "
+                f"{f.operations / 1e9:,.0f} G | {1e3 * f.bytes / bandwidth:.2f} ms | {1e3 * f.operations / rate:.2f} ms |"
+            )
+    return "\n".join(lines)
 
 
 def direct(x, offset, mask, weight, bias):
     """The definition, vectorised over everything."""
     n, h, w, c = x.shape
     groups = offset.shape[3]
-    taps = jnp.arange(9)
+    taps = jnp.arange(TAPS)
     y = offset[..., 0] + (jnp.arange(h) - 1)[:, None, None, None] + taps // 3
     z = offset[..., 1] + (jnp.arange(w) - 1)[None, :, None, None] + taps % 3
     y0, z0 = jnp.floor(y), jnp.floor(z)
@@ -35,71 +107,183 @@ def direct(x, offset, mask, weight, bias):
         share = (1 - jnp.abs(y - yi)) * (1 - jnp.abs(z - zi)) * inside * mask
         value = pixels[image, jnp.clip(yi, 0, h - 1) * w + jnp.clip(zi, 0, w - 1), group]
         columns += value * share[..., None]
-    return jnp.einsum("nhwgtc,tgco->nhwo", columns, weight.reshape(9, groups, c // groups, -1)) + bias
+    return jnp.einsum("nhwgtc,tgco->nhwo", columns, weight.reshape(TAPS, groups, c // groups, -1)) + bias
 
 
-def inputs(batch: int, size: int, channels: int) -> list[jax.Array]:
+def inputs(shape: Shape, dtype: str = "float32") -> list[jax.Array]:
     """Random features; offsets as matching gives them: smooth, with jumps."""
+    n, size, c, _ = shape
     rng = np.random.default_rng(0)
-    flow = np.repeat(
-        np.repeat(rng.integers(-size // 4, size // 4, (batch, 8, 8, 1, 1, 2)), -(-size // 8), 1), -(-size // 8), 2
-    )
-    offset = flow[:, :size, :size] + 0.5 * rng.standard_normal((batch, size, size, GROUPS, 9, 2))
-    arrays = [
-        rng.standard_normal((batch, size, size, channels)),
-        offset,
-        rng.random((batch, size, size, GROUPS, 9)),
-        0.05 * rng.standard_normal((3, 3, channels, channels)),
-        np.zeros(channels),
-    ]
-    return [jnp.asarray(a, jnp.float32) for a in arrays]
+    cell = -(-size // 8)
+    flow = rng.integers(-size // 4, size // 4, (n, 8, 8, 1, 1, 2)).repeat(cell, 1).repeat(cell, 2)
+    offset = flow[:, :size, :size] + 0.5 * rng.standard_normal((n, size, size, GROUPS, TAPS, 2))
+    arrays = {
+        "x": (rng.standard_normal((n, size, size, c)), dtype),
+        "offset": (offset, "float32"),
+        "mask": (rng.random((n, size, size, GROUPS, TAPS)), "float32"),
+        "weight": (0.05 * rng.standard_normal((3, 3, c, c)), dtype),
+        "bias": (np.zeros(c), "float32"),
+    }
+    return [jnp.asarray(array, kind) for array, kind in arrays.values()]
 
 
-def measure(functions: dict, arguments: list, repeats: int = 5) -> dict[str, tuple[float, float]]:
-    """Best time in milliseconds and temporary memory in bytes of each function, run in turns."""
-    compiled = {name: jax.jit(f).lower(*arguments).compile() for name, f in functions.items()}
-    times = {name: [] for name in compiled}
-    for _ in range(repeats + 1):
-        for name, f in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(f(*arguments))
-            times[name].append(time.perf_counter() - start)
-    memory = {name: f.memory_analysis().temp_size_in_bytes for name, f in compiled.items()}
-    return {name: (1e3 * min(t[1:]), memory[name]) for name, t in times.items()}
+class Timed(NamedTuple):
+    """A function ready to run on its arguments, and what is known of it."""
+
+    run: Callable[[], None]  # returns when the work is done
+    compile_seconds: float = 0.0
+    temporary_bytes: int | None = None
 
 
-def both_ways(f):
-    """Forward and backward, all gradients."""
+def jax_timed(f: Callable, passes: str, arguments: list) -> Timed:
+    """Compiles `f`, or `f` and all its gradients."""
 
-    def run(*arguments):
+    def both(*arguments):
         y, vjp = jax.vjp(f, *arguments)
         return y, vjp(y)
 
-    return run
+    start = time.perf_counter()
+    compiled = jax.jit(f if passes == "forward" else both).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return Timed(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary)
+
+
+def torchvision_timed(passes: str, arguments: list) -> Timed:
+    """torchvision's operator on the same numbers, on the GPU if there is one."""
+    import torch
+    from torchvision.ops import deform_conv2d
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, str(arguments[0].dtype))
+
+    def tensor(array, *axes):
+        array = np.array(np.asarray(array, np.float32).transpose(axes), order="C")  # a copy that may be written to
+        return torch.from_numpy(array).to(device, dtype).requires_grad_(passes != "forward")
+
+    x, offset, mask, weight, bias = arguments
+    x, weight, bias = tensor(x, 0, 3, 1, 2), tensor(weight, 3, 2, 0, 1), tensor(bias, 0)
+    n, size, _, groups, taps, _ = offset.shape
+    offset = tensor(offset.reshape(n, size, size, -1), 0, 3, 1, 2).detach().requires_grad_(passes != "forward")
+    mask = tensor(mask.reshape(n, size, size, groups * taps), 0, 3, 1, 2).detach().requires_grad_(passes != "forward")
+
+    def run():
+        y = deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
+        if passes != "forward":
+            torch.autograd.grad(y, (x, offset, mask, weight, bias), y.detach())
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    run()
+    return Timed(run)
+
+
+def prepare(name: str, passes: str, arguments: list) -> Timed:
+    """An implementation by name."""
+    if name == "torchvision":
+        return torchvision_timed(passes, arguments)
+    if name == "direct":
+        return jax_timed(direct, passes, arguments)
+    return jax_timed(lambda *a: modulated_deform_conv(*a, implementation=name), passes, arguments)
+
+
+def available() -> list[str]:
+    """The implementations that run here, the default one first."""
+    names = [deform_conv.default_implementation(), "xla", "direct"]
+    if all(importlib.util.find_spec(package) for package in ("torch", "torchvision")):
+        names.append("torchvision")
+    return list(dict.fromkeys(names))
+
+
+def in_turns(functions: dict[str, Timed], repeats: int) -> dict[str, float]:
+    """Best time of each in seconds; the first round warms up."""
+    times = {name: [] for name in functions}
+    for _ in range(repeats + 1):
+        for name, timed in functions.items():
+            start = time.perf_counter()
+            timed.run()
+            times[name].append(time.perf_counter() - start)
+    return {name: min(seconds[1:]) for name, seconds in times.items()}
+
+
+def machine(dtype: str) -> tuple[float, float]:
+    """Bytes a second of a copy and operations a second of a matrix product, as measured: what a floor is a floor of."""
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((side, side), dtype)
+    many = jnp.ones(2**25 if jax.default_backend() == "cpu" else 2**28, jnp.float32)
+    product = jax.jit(lambda a: jnp.matmul(a, a, precision="highest"))
+    copy = jax.jit(lambda many: many + 1)
+    functions = {
+        name: Timed(lambda f=f, x=x: jax.block_until_ready(f(x)))
+        for name, f, x in (("product", product, a), ("copy", copy, many))
+    }
+    seconds = in_turns(functions, 5)
+    return 2 * many.nbytes / seconds["copy"], 2 * side**3 / seconds["product"]
+
+
+def measure(name: str, passes: str, options: argparse.Namespace, limits: tuple[float, float]) -> list[dict]:
+    """One row per implementation."""
+    shape = SHAPES[name]
+    shape = shape._replace(batch=options.batch or shape.batch)
+    arguments = inputs(shape, options.dtype)
+    functions = {i: prepare(i, passes, arguments) for i in options.implementations or available()}
+    seconds = in_turns(functions, options.repeats)
+    least = floor(shape, passes, jnp.dtype(options.dtype).itemsize)
+    lowest = max(least.bytes / limits[0], least.operations / limits[1])
+    return [
+        {
+            "shape": name,
+            "batch": shape.batch,
+            "pass": passes,
+            "implementation": i,
+            "milliseconds": 1e3 * seconds[i],
+            "times_xla": seconds["xla"] / seconds[i] if "xla" in seconds else math.nan,
+            "percent_of_floor": 100 * lowest / seconds[i],
+            "compile_seconds": timed.compile_seconds,
+            "temporary_mib": None if timed.temporary_bytes is None else timed.temporary_bytes / 2**20,
+        }
+        for i, timed in functions.items()
+    ]
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--size", type=int, default=160, help="side of the high-resolution image")
+    parser.add_argument("--shapes", default="", help="only names that begin so, e.g. train or inference_4x")
+    parser.add_argument("--batch", type=int, default=0, help="instead of each shape's own")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--implementations", type=lambda names: names.split(","), help="instead of all that run here")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", help="file for the rows")
+    parser.add_argument("--floors", action="store_true", help="print what the layers must cost on an H200, and stop")
     options = parser.parse_args()
-    print(
-        f"{jax.devices()[0].device_kind}, jax {jax.__version__}, batch {options.batch}, {options.size} x {options.size}"
-    )
-    print(f"{'layer':8}{'pass':12}{'xla':>10}{'direct':>10}{'ratio':>8}{'memory: xla':>14}{'direct':>10}")
-    for layer, (divisor, channels) in LAYERS.items():
-        arguments = inputs(options.batch, options.size // divisor, channels)
-        for label, wrap in (("forward", lambda f: f), ("+ backward", both_ways)):
-            functions = {"xla": wrap(modulated_deform_conv), "direct": wrap(direct)}
-            rows = measure(functions, arguments)
-            (time_xla, memory_xla), (time_direct, memory_direct) = rows["xla"], rows["direct"]
-            size = arguments[0].nbytes
-            print(
-                f"{layer:8}{label:12}{time_xla:7.0f} ms{time_direct:7.0f} ms{time_direct / time_xla:7.1f}x"
-                f"{memory_xla / size:13.1f}x{memory_direct / size:9.1f}x",
-                flush=True,
-            )
+    if options.floors:
+        print(floors_table(4, 4.8e12, 67e12))
+        return
+    limits = machine(options.dtype)
+    about = {
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "dtype": options.dtype,
+        "copy_gb_per_second": limits[0] / 1e9,
+        "product_gflop_per_second": limits[1] / 1e9,
+    }
+    print(", ".join(f"{k} {v:,.0f}" if isinstance(v, float) else f"{k} {v}" for k, v in about.items()))
+    print(f"{'layer':14}{'pass':20}{'':12}{'time':>10}{'x xla':>8}{'floor':>8}{'compile':>9}{'memory':>10}")
+    rows = []
+    for name in (name for name in SHAPES if name.startswith(options.shapes)):
+        for passes in PASSES:
+            for row in measure(name, passes, options, limits):
+                rows.append(row)
+                memory = "" if row["temporary_mib"] is None else f"{row['temporary_mib']:6,.0f} MiB"
+                print(
+                    f"{name:14}{passes:20}{row['implementation']:12}{row['milliseconds']:7,.1f} ms{row['times_xla']:7.2f}x"
+                    f"{row['percent_of_floor']:7.1f}%{row['compile_seconds']:7.1f} s{memory:>10}",
+                    flush=True,
+                )
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"about": about, "rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,14 @@ from rrsr_jax.step import TrainState
 # What may differ between a run and its continuation: nothing that changes an update already made.
 _FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "weights", "init_from", "eval")
 _FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
+_FREE_MODEL = (
+    "deform_conv",
+    "dtype",
+    "match_coarse",
+    "match_dtype",
+    "match_tile",
+    "remat",
+)  # how, not what it computes
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -45,7 +53,7 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a readable config ({error}); choose another --workdir") from error
     here = _flatten(json.loads(config.to_json()))
-    free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA)}
+    free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA), *(f"model.{name}" for name in _FREE_MODEL)}
     names = [n for n in sorted({*there, *here}) if not any(n == f or n.startswith(f + ".") for f in free)]
     differences = [f"{n}: {there.get(n)} there, {here.get(n)} here" for n in names if there.get(n) != here.get(n)]
     if differences:

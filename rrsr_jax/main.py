@@ -3,6 +3,7 @@
 python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo [--mode=train|eval] [--config.key=value ...]
 """
 
+import logging as python_logging
 import pathlib
 import sys
 
@@ -12,6 +13,7 @@ from ml_collections import config_flags
 
 from rrsr_jax import train
 from rrsr_jax.errors import InputError
+from rrsr_jax.progress import log
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; override a field with --config.field=value.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, logs, results.")
@@ -25,6 +27,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell a lot
+    python_logging.getLogger("kernels").setLevel(python_logging.INFO)
+    python_logging.getLogger("kernels").addHandler(_ToLog())
     if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR chooses another folder
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "rrsr_jax"))
     if _DISTRIBUTED.value:
@@ -35,6 +39,11 @@ def main(argv: list[str]) -> None:
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+class _ToLog(python_logging.Handler):
+    def emit(self, record):
+        log(record.getMessage())
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -259,6 +260,7 @@ def _evaluate(upscaler, test_sets, config, workdir, params, step, *, stop, progr
         run = {
             "step": step,
             "parameters": _checksum(params),
+            "model": config.model.to_dict(),
             **{name: config.eval[name] for name in ("crops", "patch")},
         }
         for test_set in test_sets:
@@ -299,9 +301,9 @@ def _check_complete(results: Mapping[str, Mapping] | None, workdir: pathlib.Path
     return results
 
 
-def _write_results(path: pathlib.Path, run: Mapping[str, int | str], results: Mapping[str, Mapping]) -> None:
+def _write_results(path: pathlib.Path, run: Mapping[str, Any], results: Mapping[str, Mapping]) -> None:
     """Adds to what the file says of other sets, if that is of the same run."""
-    run = {name: run[name] for name in ("step", "parameters")}
+    run = json.loads(json.dumps({name: run[name] for name in ("step", "parameters", "model")}))
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         before = json.loads(path.read_text())
         if before | run == before:

@@ -112,13 +112,20 @@ def test_evaluation_alone_gives_the_same_table(finished_run):
 
 
 def test_results_of_several_evaluations_stand_together(tmp_path):
-    path, run = tmp_path / "results.json", {"step": 3, "parameters": 7, "patch": 48}
+    path, run = tmp_path / "results.json", {"step": 3, "parameters": 7, "model": {"blocks": (1, 2)}, "patch": 48}
     train._write_results(path, run, {"a": {"images": 1}})
     train._write_results(path, run, {"b": {"images": 2}})
-    both = {"step": 3, "parameters": 7, "sets": {"a": {"images": 1}, "b": {"images": 2}}}
+    model = {"blocks": [1, 2]}
+    both = {"step": 3, "parameters": 7, "model": model, "sets": {"a": {"images": 1}, "b": {"images": 2}}}
     assert json.loads(path.read_text()) == both
-    train._write_results(path, run | {"parameters": 8}, {"b": {"images": 3}})
-    assert json.loads(path.read_text()) == {"step": 3, "parameters": 8, "sets": {"b": {"images": 3}}}
+    for change in ({"parameters": 8}, {"model": {"blocks": [1, 2], "dtype": "bfloat16"}}):
+        run |= change
+        train._write_results(path, run, {"b": {"images": 3}})
+        expected = {name: run[name] for name in ("step", "parameters")}
+        assert json.loads(path.read_text()) == expected | {
+            "model": change.get("model", model),
+            "sets": {"b": {"images": 3}},
+        }
 
 
 def test_an_evaluation_that_was_cut_off_is_made_up_for(finished_run, tmp_path):
@@ -241,6 +248,14 @@ def test_workdir_of_another_config(finished_run, tmp_path):
     with pytest.raises(InputError, match=r"another config's run(.|\n)*model\.features: 8 there, 16 here"):
         train.train_and_evaluate(tiny_config(ema_decay=0.5, model__features=16), str(workdir))
     assert json.loads((workdir / "config.json").read_text())["model"]["features"] == 8
+
+
+def test_a_run_may_go_on_with_other_arithmetic(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    before = (workdir / "eval" / "embedded" / "images.csv").read_text()
+    train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2, model__dtype="bfloat16"), str(workdir))
+    assert (workdir / "eval" / "embedded" / "images.csv").read_text() != before
+    assert json.loads((workdir / "results.json").read_text())["model"]["dtype"] == "bfloat16"
 
 
 def test_a_run_may_be_prolonged(finished_run, tmp_path):

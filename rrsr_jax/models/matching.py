@@ -142,7 +142,8 @@ def match_patches_coarse_to_fine(
 
     cells = (image, jnp.broadcast_to(start, corner.shape), corner)
     cells = jax.tree.map(lambda x: x.reshape(n * rows * columns, *x.shape[3:]), cells)
-    index, score = jax.lax.map(search, cells, batch_size=max(1, tile // ((factor + 2) * window) ** 2))
+    batch = max(1, tile // (window**2 * max((factor + 2) ** 2, c)))
+    index, score = jax.lax.map(search, cells, batch_size=batch)
 
     def assemble(parts):
         parts = parts.reshape(n, rows, columns, factor, factor).transpose(0, 1, 3, 2, 4)
