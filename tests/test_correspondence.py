@@ -12,12 +12,13 @@ from rrsr_jax.models.correspondence import CorrespondenceNet, match_patches
 from tests.conftest import relative_error
 
 
-def unfolded_match(a, b):
+def unfolded_match(a, b, normalise=True):
     """The definition, in float64 with all patches unfolded: index and score, and the margin to the second best."""
 
     def patches(f):
         f = f.astype(np.float64)
-        f /= np.maximum(np.linalg.norm(f, axis=-1, keepdims=True), 1e-12)
+        if normalise:
+            f /= np.maximum(np.linalg.norm(f, axis=-1, keepdims=True), 1e-12)
         windows = np.lib.stride_tricks.sliding_window_view(f, (3, 3), axis=(0, 1))
         flat = windows.reshape(*windows.shape[:2], -1)
         return flat / (np.linalg.norm(flat, axis=-1, keepdims=True) + 1e-5)
@@ -72,6 +73,16 @@ def test_every_tile_gives_the_definition(tile):
         np.testing.assert_allclose(score[i], best, rtol=1e-5)
 
 
+def test_pixels_need_not_be_normalised():
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((1, *size, 10)) * rng.uniform(0.1, 3, (1, *size, 1)) for size in ((9, 12), (14, 7)))
+    index, score = match_patches(a.astype(np.float32), b.astype(np.float32), normalise=False)
+    expected, best, gap = unfolded_match(a[0], b[0], normalise=False)
+    np.testing.assert_array_equal(np.asarray(index[0])[gap > 1e-5], expected[gap > 1e-5])
+    np.testing.assert_allclose(score[0], best, rtol=1e-5)
+    assert (expected != unfolded_match(a[0], b[0])[0]).mean() > 0.1
+
+
 def test_tiles_do_not_change_the_result():
     rng = np.random.default_rng(3)
     a, b = (rng.standard_normal((1, 20, 21, 16)).astype(np.float32) for _ in range(2))
@@ -123,6 +134,22 @@ def test_upsampling_is_pillow_bit_for_bit(shape):
     expected = Image.fromarray(image).resize((4 * shape[1], 4 * shape[0]), Image.Resampling.BICUBIC)
     got = correspondence.bicubic_upsample(jnp.asarray(image[None], jnp.float32) / 255)
     np.testing.assert_array_equal(np.rint(np.asarray(got[0]) * 255), expected)
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (4, 8), (36, 20), (132, 108)])
+def test_downsampling_is_pillow_bit_for_bit(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = Image.fromarray(image).resize((shape[1] // 4, shape[0] // 4), Image.Resampling.BICUBIC)
+    got = correspondence.bicubic_downsample(jnp.asarray(image[None], jnp.float32) / 255)
+    np.testing.assert_array_equal(np.rint(np.asarray(got[0]) * 255), expected)
+
+
+def test_resampling_takes_what_no_8_bit_image_holds():
+    """A reference may be a model's own output: beyond [0, 1] it counts as 0 or 1, and has no gradient."""
+    image = jnp.asarray(np.random.default_rng(0).uniform(-3, 4, (1, 8, 12, 3)), jnp.float32)
+    for resample in (correspondence.bicubic_downsample, correspondence.bicubic_upsample):
+        np.testing.assert_array_equal(resample(image), resample(jnp.clip(image, 0, 1)))
+        assert not jax.grad(lambda x, f=resample: f(x).sum())(image).any()
 
 
 def test_untrained_branches_describe_alike():
