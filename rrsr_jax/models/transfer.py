@@ -14,7 +14,7 @@ def transfer(features: jax.Array, index: jax.Array, scale: int) -> jax.Array:
 
     The same as unfolding the reference into patches, gathering, and folding them. A cell of the result so has one cell
     from each of up to nine patches, and nine gathers of whole cells add them without any patch being laid out.
-    On a CPU at 40x40 cells, 20 to 37 times as fast as unfolded cells, 5 to 18 times with the gradient.
+    On a CPU at 40x40 cells, 20 to 36 times as fast as laying out patches of cells, with the gradient 20 to 60 times.
 
     Args:
       features: (N, scale Hr, scale Wr, C) of the reference; zero outside.
@@ -26,8 +26,8 @@ def transfer(features: jax.Array, index: jax.Array, scale: int) -> jax.Array:
     """
     cells = _pad(_to_cells(features, scale))
     at = _cell(index, cells.shape)
-    total = sum(_gather(cells, _covering(at, i, j, cells.shape[2])) for i, j in _TAPS)
-    return _from_cells(total, scale)
+    sources = [_covering(at, i, j, cells.shape[2]) for i, j in _TAPS]
+    return _from_cells(sum(_gather(cells, sources)), scale)
 
 
 def coverage(h: int, w: int) -> jax.Array:
@@ -50,11 +50,10 @@ def similarity(features_in: jax.Array, features_ref: jax.Array, index: jax.Array
     ref = _pad(features_ref)
     h, w = index.shape[1:]
     at = _cell(index, ref.shape)
-    products = sum(
-        (features_in[:, 1 + i :, 1 + j :][:, :h, :w] * _gather(ref, at + i * ref.shape[2] + j)).sum(-1)
-        for i, j in _TAPS
-    )
-    squares_ref = _gather(_pad(_patch_squares(ref)), at)[..., 0]
+    own = [features_in[:, 1 + i :, 1 + j :][:, :h, :w] for i, j in _TAPS]
+    matched = _gather(ref, [at + i * ref.shape[2] + j for i, j in _TAPS])
+    products = sum((a * b).sum(-1) for a, b in zip(own, matched, strict=True))
+    squares_ref = _gather(_pad(_patch_squares(ref)), [at])[0][..., 0]
     squares = _patch_squares(features_in)[..., 0] * squares_ref
     known = squares > 1e-24  # a patch of zeros is like no other, and its direction has no gradient
     return jnp.where(known, products, 0) * jax.lax.rsqrt(jnp.where(known, squares, 1))
@@ -94,8 +93,25 @@ def _covering(at, i, j, padded_width):
     return at[:, 1 + i :, 1 + j :][:, :h, :w]
 
 
-def _gather(cells, at):
-    return cells.reshape(-1, cells.shape[-1]).at[at].get(mode="promise_in_bounds")
+@jax.custom_vjp
+def _gather(cells, places):
+    """The cells at each of several maps of places among those of the whole batch.
+
+    The gradient is scattered into one array. JAX would make one for each map and add them: 3 to 8 times slower on a CPU.
+    """
+    flat = cells.reshape(-1, cells.shape[-1])
+    return [flat.at[at].get(mode="promise_in_bounds") for at in places]
+
+
+def _gather_backward(saved, cotangents):
+    cells, places = saved
+    total = jnp.zeros_like(cells).reshape(-1, cells.shape[-1])
+    for at, cotangent in zip(places, cotangents, strict=True):
+        total = total.at[at].add(cotangent, mode="promise_in_bounds")
+    return total.reshape(cells.shape), None
+
+
+_gather.defvjp(lambda cells, places: (_gather(cells, places), (cells, places)), _gather_backward)
 
 
 def _patch_squares(features):
