@@ -3,6 +3,8 @@
 vgg19             torchvision's VGG-19 up to relu5_1     -> parameters of `VGG("relu5_1")`
 c2_extractor      C2-Matching's correspondence network   -> parameters of `CorrespondenceNet`
 rrsr_restoration  RRSR's trained part                    -> parameters of `RRSR`, without `vgg` and `correspondence`
+ttsr              TTSR's texture extractor and main net  -> parameters of `TTSR`
+masa              MASA                                   -> parameters of `MASA`
 c2_discriminator  the GAN stage's image discriminator    -> variables of `Discriminator` (`params`, `batch_stats`)
 """
 
@@ -20,16 +22,23 @@ from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
+from rrsr_jax.models.masa import MASA
 from rrsr_jax.models.rrsr import RRSR
+from rrsr_jax.models.ttsr import TTSR
 
 _SIZES = {"1": "small", "2": "medium", "4": "large"}
 _ORDINALS = ("first", "second", "third")
 _IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+_TTSR_MAP = {"1": "1", "2": "2", "4": "3"}
+_TTSR_EXCHANGE = {"2": "ex12", "4": "ex123"}
+_TTSR_SLICE = {"1_1": "1", "1_2": "2", "2_1": "2", "2_2": "3", "3_1": "3"}
 _LEAVES = {"kernel": "weight", "experts": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 # Axes that bring a PyTorch array to Flax layout, by leaf name and rank; every other array is the same in both.
 _AXES = {("kernel", 2): (1, 0), ("kernel", 4): (2, 3, 1, 0), ("experts", 5): (0, 3, 4, 2, 1)}
 # Counts training batches in PyTorch's batch normalisation; with a fixed momentum nothing depends on it.
 _COUNTER = "num_batches_tracked"
+# TTSR's checkpoints hold its texture extractor twice; the copy, behind a loss, is made anew from the first.
+_EXTRACTOR, _EXTRACTOR_COPY = "LTE.", "LTE_copy."
 
 # Module path -> PyTorch module name, as regular expressions; the leaf is translated apart from it.
 _VGG19_INDEX = {
@@ -62,6 +71,38 @@ _RULES = {
         r"up_(\d)x": lambda m: f"dyn_agg_restore.tail_{_SIZES[m[1]]}.0",
         r"tail(\d)": lambda m: f"dyn_agg_restore.tail_large.{2 * int(m[1]) - 2}",
     },
+    "ttsr": {
+        r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{_VGG19_INDEX[m[1]]}",
+        r"head": "MainNet.SFE.conv_head",
+        r"head_body/block_(\d+)/(\w+)": r"MainNet.SFE.RBs.\1.\2",
+        r"head_body/conv": "MainNet.SFE.conv_tail",
+        r"up_2x": "MainNet.conv12",
+        r"up_4x": "MainNet.conv23",
+        r"merge_(\d)x": lambda m: f"MainNet.conv{_TTSR_MAP[m[1]]}{_TTSR_MAP[m[1]]}_head",
+        r"body_(\d)x_(\d)x/block_(\d+)/(\w+)": lambda m: f"MainNet.RB{_TTSR_MAP[m[1]]}{_TTSR_MAP[m[2]]}.{m[3]}.{m[4]}",
+        r"body_(\d)x_(\d)x/conv": lambda m: f"MainNet.conv{_TTSR_MAP[m[1]]}{_TTSR_MAP[m[2]]}_tail",
+        r"exchange_(\d)x/merge_(\d)x": lambda m: f"MainNet.{_TTSR_EXCHANGE[m[1]]}.conv_merge{_TTSR_MAP[m[2]]}",
+        r"exchange_(\d)x/from_(\d)x_to_(\d)x(_\d)?": lambda m: (
+            f"MainNet.{_TTSR_EXCHANGE[m[1]]}.conv{_TTSR_MAP[m[2]]}{_TTSR_MAP[m[3]]}{m[4] or ''}"
+        ),
+        r"tail_(\d)x": lambda m: f"MainNet.merge_tail.conv{_TTSR_MAP[m[1]]}3",
+        r"tail_merge": "MainNet.merge_tail.conv_merge",
+        r"tail(\d)": r"MainNet.merge_tail.conv_tail\1",
+    },
+    "masa": {
+        r"encoder/level_(\d)/conv": r"enc.conv_L\1",
+        r"encoder/level_(\d)/block_(\d+)/(\w+)": r"enc.blk_L\1.\2.\3",
+        r"decoder_(\d)/conv": r"decoder.conv_L\1",
+        r"decoder_(\d)/block_(\d+)/(\w+)": r"decoder.blk_L\1.\2.\3",
+        r"merge_1x/conv": "decoder.merge_warp_x1",
+        r"merge_1x/block_(\d+)/(\w+)": r"decoder.blk_x1.\1.\2",
+        r"merge_([24])x/merge": r"decoder.dram_x\1.conv_cat",
+        r"merge_([24])x/(\w+)": r"decoder.dram_x\1.conv_\2",
+        r"block_([24])x_(\d+)/(\w+)": r"decoder.blk_x\1.\2.\3",
+        r"adapt/shared": "decoder.pAda.conv_shared.0",
+        r"adapt/(\w+)": r"decoder.pAda.conv_\1",
+        r"last": "decoder.conv_out",
+    },
 }
 
 
@@ -78,10 +119,13 @@ def _dyn_agg(match) -> str:
     return f"{_SIZES[match[1]]}_dyn_agg{_order(match)}"
 
 
-def _rrsr_trained():
+def _model_params(model):
     small = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
-    variables = jax.eval_shape(RRSR().init, jax.random.key(0), small, _IMAGE)
-    return {k: v for k, v in variables["params"].items() if k not in ("vgg", "correspondence")}
+    return jax.eval_shape(model.init, jax.random.key(0), small, _IMAGE)["params"]
+
+
+def _rrsr_trained():
+    return {k: v for k, v in _model_params(RRSR()).items() if k not in ("vgg", "correspondence")}
 
 
 # What each kind's variables look like: names and shapes, without computing anything.
@@ -92,6 +136,8 @@ _TEMPLATES: dict[str, Callable] = {
         functools.partial(Discriminator().init, train=False), jax.random.key(0), _IMAGE
     ),
     "rrsr_restoration": _rrsr_trained,
+    "ttsr": lambda: _model_params(TTSR()),
+    "masa": lambda: _model_params(MASA()),
 }
 KINDS = tuple(_TEMPLATES)
 
@@ -124,7 +170,9 @@ def from_torch(kind: str, state_dict: Mapping[str, np.ndarray]) -> dict:
     """
     template = traverse_util.flatten_dict(_template(kind), sep="/")
     entries = {path: _entry(kind, path, len(leaf.shape)) for path, leaf in template.items()}
-    got = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(_COUNTER)}
+    got = {
+        k: np.asarray(v) for k, v in state_dict.items() if not (k.endswith(_COUNTER) or k.startswith(_EXTRACTOR_COPY))
+    }
     expected_shapes = {e.key: _torch_shape(template[path].shape, e.axes) for path, e in entries.items()}
     check_shapes(f"{kind} weights", expected_shapes, {k: v.shape for k, v in got.items()})
     flat = {}
@@ -144,7 +192,10 @@ def to_torch(kind: str, params: Mapping) -> dict[str, np.ndarray]:
         state_dict[key] = np.ascontiguousarray(value if axes is None else value.transpose(np.argsort(axes)))
         if key.endswith(".running_var"):
             state_dict[key.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
-    return state_dict
+    copied = {
+        k.replace(_EXTRACTOR, _EXTRACTOR_COPY): v.copy() for k, v in state_dict.items() if k.startswith(_EXTRACTOR)
+    }
+    return state_dict | copied
 
 
 def load(kind: str, path: str) -> dict:

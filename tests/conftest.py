@@ -15,6 +15,7 @@ os.environ.setdefault("NPROC", "16")  # several CPU devices deadlock in collecti
 
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
@@ -68,6 +69,24 @@ def relative_error(got, expected) -> float:
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     assert got.shape == expected.shape, f"{got.shape} != {expected.shape}"
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def images(*shapes, seed=0):
+    """Noise with the values of 8-bit images, (N, H, W, 3) in [0, 1], for each (N, H, W)."""
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.integers(0, 256, (*shape, 3)) / 255, jnp.float32) for shape in shapes]
+
+
+def random_params(model):
+    """Parameters with which everything, biases included, has a say; without compiling `model.init`."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *images((1, 3, 3), (1, 12, 12)))["params"]
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        scale = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
+        return (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree.map(draw, shapes)
 
 
 def tiny_rrsr(**changes):

@@ -35,6 +35,22 @@ def test_upsampling_is_pillow_bit_for_bit(shape):
     np.testing.assert_array_equal(np.rint(np.asarray(got[0]) * 255), expected)
 
 
+@pytest.mark.parametrize("shape", [(12, 16), (4, 8), (36, 20), (132, 108)])
+def test_downsampling_is_pillow_bit_for_bit(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    expected = Image.fromarray(image).resize((shape[1] // 4, shape[0] // 4), Image.Resampling.BICUBIC)
+    got = correspondence.bicubic_downsample(jnp.asarray(image[None], jnp.float32) / 255)
+    np.testing.assert_array_equal(np.rint(np.asarray(got[0]) * 255), expected)
+
+
+def test_resampling_takes_what_no_8_bit_image_holds():
+    """A reference may be a model's own output: beyond [0, 1] it counts as 0 or 1, and has no gradient."""
+    image = jnp.asarray(np.random.default_rng(0).uniform(-3, 4, (1, 8, 12, 3)), jnp.float32)
+    for resample in (correspondence.bicubic_downsample, correspondence.bicubic_upsample):
+        np.testing.assert_array_equal(resample(image), resample(jnp.clip(image, 0, 1)))
+        assert not jax.grad(lambda x, f=resample: f(x).sum())(image).any()
+
+
 def test_untrained_branches_describe_alike():
     net = CorrespondenceNet((4, 8, 8))
     image = jnp.asarray(np.random.default_rng(0).random((1, 24, 24, 3)), jnp.float32)

@@ -10,12 +10,13 @@ from rrsr_jax.models.matching import match_patches, match_patches_coarse_to_fine
 from tests.conftest import relative_error
 
 
-def unfolded_match(a, b):
+def unfolded_match(a, b, normalise=True):
     """The definition, in float64 with all patches unfolded: index and score, and the margin to the second best."""
 
     def patches(f):
         f = f.astype(np.float64)
-        f /= np.maximum(np.linalg.norm(f, axis=-1, keepdims=True), 1e-12)
+        if normalise:
+            f /= np.maximum(np.linalg.norm(f, axis=-1, keepdims=True), 1e-12)
         windows = np.lib.stride_tricks.sliding_window_view(f, (3, 3), axis=(0, 1))
         flat = windows.reshape(*windows.shape[:2], -1)
         return flat / (np.linalg.norm(flat, axis=-1, keepdims=True) + 1e-5)
@@ -55,6 +56,16 @@ def test_every_tile_gives_the_definition(tile):
         assert clear.mean() > 0.95
         np.testing.assert_array_equal(np.asarray(index[i])[clear], expected[clear])
         np.testing.assert_allclose(score[i], best, rtol=1e-5)
+
+
+def test_pixels_need_not_be_normalised():
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((1, *size, 10)) * rng.uniform(0.1, 3, (1, *size, 1)) for size in ((9, 12), (14, 7)))
+    index, score = match_patches(a.astype(np.float32), b.astype(np.float32), normalise=False)
+    expected, best, gap = unfolded_match(a[0], b[0], normalise=False)
+    np.testing.assert_array_equal(np.asarray(index[0])[gap > 1e-5], expected[gap > 1e-5])
+    np.testing.assert_allclose(score[0], best, rtol=1e-5)
+    assert (expected != unfolded_match(a[0], b[0])[0]).mean() > 0.1
 
 
 def test_tiles_do_not_change_the_result():

@@ -15,7 +15,7 @@ from rrsr_jax.models.layers import pixel_shuffle
 from rrsr_jax.models.pfas import ReferenceAwareSelection
 from rrsr_jax.models.rrsr import RRSR
 from rrsr_jax.step import reciprocal_terms
-from tests.conftest import relative_error, tiny_rrsr
+from tests.conftest import images, relative_error, tiny_rrsr
 
 VGG_OF_RRSR = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
 
@@ -47,11 +47,6 @@ def tiny_params():
 
     flat = {path: grow(path, value) for path, value in traverse_util.flatten_dict(params).items()}
     return traverse_util.unflatten_dict(flat)
-
-
-def images(*shapes, seed=0):
-    rng = np.random.default_rng(seed)
-    return [jnp.asarray(rng.integers(0, 256, (*shape, 3)) / 255, jnp.float32) for shape in shapes]
 
 
 def test_vgg19_features_and_perceptual_loss(golden, state_dict):

@@ -8,9 +8,11 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError
+from rrsr_jax.models.masa import MASA
 from rrsr_jax.models.rrsr import RRSR
+from rrsr_jax.models.ttsr import TTSR
 
-MODELS = {"rrsr": RRSR}
+MODELS = {"rrsr": RRSR, "ttsr": TTSR, "masa": MASA}
 
 
 def build(config: ConfigDict) -> nn.Module:

@@ -8,11 +8,14 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 # "Every conv and linear N(0, 0.02), bias 0" (the authors' release).
 normal_init = nn.initializers.normal(0.02)
 conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=normal_init)
+# PyTorch's own, for the models whose publications name no other.
+default_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -32,8 +35,77 @@ class ResidualBlock(nn.Module):
         return x + conv3x3(self.features, dtype=self.dtype, name="conv2")(y)
 
 
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+    """(N, H, W, C) to the next sides that `multiple` divides, by repeating the last row and column."""
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), (0, -x.shape[2] % multiple), (0, 0)), mode="edge")
+
+
 def pixel_shuffle(x: jax.Array, factor: int = 2) -> jax.Array:
     """(N, H, W, C * factor^2), channels ordered (c, dy, dx), to (N, H * factor, W * factor, C)."""
     n, h, w, c = x.shape
     x = x.reshape(n, h, w, c // factor**2, factor, factor)
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(n, h * factor, w * factor, c // factor**2)
+
+
+class UpConv(nn.Module):
+    """Transposed 3x3 convolution to twice the size, (N, H, W, C) to (N, 2H, 2W, features).
+
+    PyTorch's ConvTranspose2d with stride 2, padding 1 and output padding 1, whose kernel lies here as (3, 3, features, C).
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", default_init, (3, 3, self.features, x.shape[-1]))
+        return _transposed_conv(x, kernel) + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+
+
+def _strided_conv(x, kernel):
+    dims = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=dims)
+
+
+@jax.custom_vjp
+def _transposed_conv(x, kernel):
+    """The transpose of the strided convolution with the same kernel: each one's gradients are made of the other.
+
+    Left to itself, JAX makes the kernel's gradient a dilated convolution with a window as large as the image: 10 times slower
+    on a CPU at 80x80x64.
+    """
+    n, h, w, _ = x.shape
+    large = jax.ShapeDtypeStruct((n, 2 * h, 2 * w, kernel.shape[2]), x.dtype)
+    return jax.linear_transpose(lambda y: _strided_conv(y, kernel), large)(x)[0]
+
+
+def _transposed_conv_backward(saved, cotangent):
+    x, kernel = saved
+    dx, of_kernel = jax.vjp(lambda k: _strided_conv(cotangent, k), kernel)
+    return dx, *of_kernel(x)
+
+
+_transposed_conv.defvjp(lambda x, kernel: (_transposed_conv(x, kernel), (x, kernel)), _transposed_conv_backward)
+
+
+def bicubic(x: jax.Array, factor: int) -> jax.Array:
+    """PyTorch's bicubic interpolation, (N, H, W, C) to (N, factor H, factor W, C).
+
+    Half-pixel centres, Keys' kernel with a = -0.75, borders clamped, no antialiasing; Pillow and `jax.image.resize` have
+    a = -0.5 and drop what is outside. As dense matrices, like `jax.image.resize`: slower forward than adding weighted slices, but
+    2.5 times as fast with the gradient (CPU, 80x80x64 by 2).
+    """
+    rows, columns = (_bicubic_matrix(size, factor) for size in x.shape[1:3])
+    x = jnp.einsum("nhwc,yh->nywc", x, rows, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("nywc,xw->nyxc", x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _bicubic_matrix(size: int, factor: int) -> np.ndarray:
+    """Weights (factor * size, size)."""
+    position = (np.arange(factor * size) + 0.5) / factor - 0.5
+    taps = np.floor(position).astype(int)[:, None] + np.arange(-1, 3)
+    t = np.abs(position[:, None] - taps)
+    near = (1.25 * t - 2.25) * t * t + 1
+    far = ((-0.75 * t + 3.75) * t - 6) * t + 3
+    matrix = np.zeros((factor * size, size), np.float32)
+    np.add.at(matrix, (np.arange(factor * size)[:, None], taps.clip(0, size - 1)), np.where(t < 1, near, far))
+    return matrix

@@ -18,6 +18,7 @@ def match_patches(
     features_in: jax.Array,
     features_ref: jax.Array,
     *,
+    normalise: bool = True,
     valid_ref: jax.Array | None = None,
     dtype: jax.typing.DTypeLike = jnp.float32,
     tile: int = 2**22,
@@ -34,6 +35,7 @@ def match_patches(
     Args:
       features_in: (N, H, W, C), H and W at least 3.
       features_ref: (N, Hr, Wr, C), Hr and Wr at least 3.
+      normalise: whether pixels are L2-normalised first; patches always are.
       valid_ref: (N, 2) height and width of the part of `features_ref` that is not padding: only patches within it can win,
         and rows that are padding in the whole batch cost nothing. All of it if None.
       dtype: of the factors of the pixel products; sums and norms are float32.
@@ -47,7 +49,9 @@ def match_patches(
       ValueError: an image smaller than a patch.
     """
     _check_sizes(features_in, features_ref)
-    a, b = (_normalise(jax.lax.stop_gradient(f)) for f in (features_in, features_ref))
+    a, b = (jax.lax.stop_gradient(f) for f in (features_in, features_ref))
+    if normalise:
+        a, b = _normalise(a), _normalise(b)
     (n, h, w, _), (_, hr, wr, _) = a.shape, b.shape
     norm_in, norm_ref = (_patch_norm(f) + 1e-5 for f in (a, b))
     a, b = a.astype(dtype), b.astype(dtype)
