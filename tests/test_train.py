@@ -395,7 +395,7 @@ def test_training_on_photographs(tmp_path):
         (["--config.batch_size=three"], "three"),
         (["--config.model.featurs=3"], "features"),
         (["--mode=test"], "train|eval"),
-        (["--config.model.name=edsr"], "config.model.name: one of rrsr expected, got 'edsr'"),
+        (["--config.model.name=edsr"], "config.model.name: one of rrsr, ttsr, masa expected, got 'edsr'"),
     ],
 )
 def test_wrong_command_lines(command, tmp_path, arguments, message):

@@ -6,17 +6,17 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rrsr_jax.models.correspondence import bicubic_downsample
 from rrsr_jax.models.layers import ResidualBlock, UpConv, bicubic, conv3x3, default_init, pad_to_multiple
-from rrsr_jax.models.matching import match_patches
+from rrsr_jax.models.matching import PATCH, match_patches
 from rrsr_jax.models.rrsr import SCALE_FACTOR, SCALES, check_images
 from rrsr_jax.models.transfer import coverage, similarity, transfer
 
 conv = functools.partial(conv3x3, kernel_init=default_init)
 BLOCK = 8  # side of the blocks that are matched each within one window of the reference
 SPACINGS = (1, 2, 3)  # of the points around a block's centre that are compared first
+_REACH = max(SPACINGS)
 
 
 class MASA(nn.Module):
@@ -109,7 +109,7 @@ def match_blocks(features_in: jax.Array, features_ref: jax.Array, tile: int = 2*
     Args:
       features_in: (N, h, w, C), sides multiples of 8.
       features_ref: (N, Hr, Wr, C), sides at least 3.
-      tile: see `match_patches`; also the scores of block centres in memory at a time, at least those of a row of blocks.
+      tile: see `match_patches`; also the products of block centres in memory at a time, at least those of one.
 
     Returns:
       Matches (N h w / 64, 8, 8), blocks row-major, int32: the reference cell that a patch is centred at, row-major.
@@ -131,34 +131,31 @@ def match_blocks(features_in: jax.Array, features_ref: jax.Array, tile: int = 2*
 
 def _match_centres(features_in, features_ref, tile):
     """The reference cell most like each block's centre, (N, blocks), by nine points around it at each of three spacings."""
-    (n, h, w, _), (_, hr, wr, _) = features_in.shape, features_ref.shape
-    rows, columns = h // BLOCK, w // BLOCK
-    centres = np.s_[:, BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK]
-    points = jnp.stack([jnp.stack([x[centres] for x in _around(features_in, d)], 3) for d in SPACINGS], 1)
-    points = points / _norm((points**2).sum((4, 5), keepdims=True))  # (N, spacings, rows, columns, 9, C)
-    norms = [_norm(sum((x**2).sum(-1) for x in _around(features_ref, d))) for d in SPACINGS]
+    n, hr, wr, channels = features_ref.shape
+    first = BLOCK // 2 - _REACH
+    points = [features_in[:, first + y :: BLOCK, first + x :: BLOCK] for d in SPACINGS for y, x in _stencil(d)]
+    points = jnp.stack(points, 3).reshape(n, -1, len(SPACINGS), PATCH**2, channels)
+    points = points / _norm((points**2).sum((3, 4), keepdims=True))
+    ref = jnp.pad(features_ref, ((0, 0), (_REACH, _REACH), (_REACH, _REACH), (0, 0)))
+    squares = (ref**2).sum(-1)
+    norms = [_norm(sum(squares[:, y : y + hr, x : x + wr] for y, x in _stencil(d))) for d in SPACINGS]
 
-    def search(row):
-        score = jnp.zeros((n, columns, hr, wr))
+    def search(block):
+        products = jnp.einsum("nktc,nyxc->nktyx", block, ref, precision=jax.lax.Precision.HIGHEST)
+        score = 0
         for k, d in enumerate(SPACINGS):
-            products = sum(
-                jnp.einsum("nbc,nyxc->nbyx", row[:, k, :, tap], x, precision=jax.lax.Precision.HIGHEST)
-                for tap, x in enumerate(_around(features_ref, d))
-            )
-            score += products / norms[k][:, None]
-        return score.reshape(n, columns, -1).argmax(-1)
+            moved = [products[:, k, tap, y : y + hr, x : x + wr] for tap, (y, x) in enumerate(_stencil(d))]
+            score += sum(moved) / norms[k]
+        return score.reshape(n, -1).argmax(-1)
 
-    rows_at_a_time = min(rows, max(1, tile // (n * columns * hr * wr)))
-    found = jax.lax.map(search, jnp.moveaxis(points, 2, 0), batch_size=rows_at_a_time)
-    return jnp.moveaxis(found, 0, 1).reshape(n, -1).astype(jnp.int32)
+    together = min(points.shape[1], max(1, tile // (len(SPACINGS) * PATCH**2 * n * hr * wr)))
+    return jax.lax.map(search, jnp.moveaxis(points, 1, 0), batch_size=together).T.astype(jnp.int32)
 
 
-def _around(x, spacing):
-    """Nine copies of (N, H, W, C), moved so that a 3x3 stencil's values lie at its centre; zero outside."""
-    h, w = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (spacing, spacing), (spacing, spacing), (0, 0)))
-    steps = (0, spacing, 2 * spacing)
-    return [x[:, i : i + h, j : j + w] for i in steps for j in steps]
+def _stencil(spacing):
+    """Nine points, from the first that the widest stencil has."""
+    steps = (_REACH - spacing, _REACH, _REACH + spacing)
+    return [(y, x) for y in steps for x in steps]
 
 
 def _norm(squares):
