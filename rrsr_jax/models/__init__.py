@@ -4,13 +4,16 @@ A reference-based super-resolution model is a Flax module with `model.apply(vari
 evaluation ask for nothing else.
 """
 
+import dataclasses
+
 import flax.linen as nn
 from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError
+from rrsr_jax.models.c2_matching import C2Matching
 from rrsr_jax.models.rrsr import RRSR
 
-MODELS = {"rrsr": RRSR}
+MODELS = {"rrsr": RRSR, "c2_matching": C2Matching}
 
 
 def build(config: ConfigDict) -> nn.Module:
@@ -19,4 +22,7 @@ def build(config: ConfigDict) -> nn.Module:
     name = fields.pop("name")
     if name not in MODELS:
         raise InputError(f"config.model.name: one of {', '.join(MODELS)} expected, got {name!r}")
+    known = [field.name for field in dataclasses.fields(MODELS[name]) if field.name not in ("parent", "name")]
+    if unknown := [field for field in fields if field not in known]:
+        raise InputError(f"config.model: {name} has no {', '.join(unknown)}; it has: {', '.join(known)}")
     return MODELS[name](**fields)
