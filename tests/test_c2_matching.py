@@ -73,11 +73,14 @@ def test_fields_that_a_model_does_not_have():
 def test_weights_that_a_config_names(monkeypatch):
     fields = {k: v for k, v in tiny_config().model.items() if k not in ("name", "alignments", "blocks", "experts")}
     model = C2Matching(**fields, blocks=(1, 1, 1))
-    config = tiny_config(init_gain=1.0, seed=1)
-    before = train.initial_params(model, tiny_config(init_gain=1.0))
-    trained = {k: v for k, v in before.items() if k not in ("vgg", "correspondence")}
+    shapes = [jax.ShapeDtypeStruct((1, n, n, 3), np.float32) for n in (3, 12)]
+    params = jax.eval_shape(model.init, jax.random.key(0), *shapes)["params"]
+    trained = jax.tree.map(
+        lambda a: np.full(a.shape, 7.0), {k: v for k, v in params.items() if k not in ("vgg", "correspondence")}
+    )
     monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_restoration", "c2.pth"): trained}[kind, path])
+    config = tiny_config()
     config.weights = ConfigDict(dict(vgg="", correspondence="", c2_matching="c2.pth"))
-    after = train.initial_params(model, config)
-    jax.tree.map(np.testing.assert_array_equal, {k: after[k] for k in trained}, trained)
-    assert (after["vgg"]["conv1_1"]["kernel"] != before["vgg"]["conv1_1"]["kernel"]).any()
+    loaded = train.initial_params(model, config)
+    jax.tree.map(np.testing.assert_array_equal, {k: loaded[k] for k in trained}, trained)
+    assert all((a != 7).all() for k in ("vgg", "correspondence") for a in jax.tree.leaves(loaded[k]))
