@@ -23,7 +23,16 @@ from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.progress import Progress, log
-from rrsr_jax.step import DATA_AXIS, TrainState, create_state, eval_params, make_mesh, make_train_step, place
+from rrsr_jax.step import (
+    DATA_AXIS,
+    TrainState,
+    create_state,
+    eval_params,
+    make_decay,
+    make_mesh,
+    make_train_step,
+    place,
+)
 
 # Weights kind of each part that a config's `weights` can name: a module, or under the model's own name everything else.
 _MODULE_KINDS = {"vgg": "vgg19", "correspondence": "c2_extractor"}
@@ -133,6 +142,7 @@ def _check_numbers(config: ConfigDict) -> None:
         raise InputError(
             f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
         )
+    make_decay(config)
     if min(config.loss.values()) < 0 or not any(config.loss.values()):
         raise InputError(f"config.loss: weights of at least 0, and one above, expected, got {config.loss.to_dict()}")
 

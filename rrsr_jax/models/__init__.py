@@ -1,7 +1,7 @@
 """The networks, one file per part of the paper's Fig. 2, and the models that a config can name.
 
 A reference-based super-resolution model is a Flax module with `model.apply(variables, lr, ref) -> sr`; training and
-evaluation ask for nothing else.
+evaluation ask for nothing else. Single-image models take part under the same call and ignore the reference.
 """
 
 import dataclasses
@@ -11,9 +11,12 @@ from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError
 from rrsr_jax.models.c2_matching import C2Matching
+from rrsr_jax.models.edsr import EDSR
+from rrsr_jax.models.rcan import RCAN
 from rrsr_jax.models.rrsr import RRSR
+from rrsr_jax.models.srcnn import SRCNN
 
-MODELS = {"rrsr": RRSR, "c2_matching": C2Matching}
+MODELS = {"rrsr": RRSR, "c2_matching": C2Matching, "srcnn": SRCNN, "edsr": EDSR, "rcan": RCAN}
 
 
 def build(config: ConfigDict) -> nn.Module:
