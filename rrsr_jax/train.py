@@ -193,15 +193,19 @@ def _flat_shapes(tree: Mapping) -> dict[str, tuple]:
 
 
 def _random_params(model, seed: int) -> dict:
-    lr, ref = jnp.zeros((1, 3, 3, 3)), jnp.zeros((1, 12, 12, 3))
-    # Selecting inside drops the forward pass, and with it most of the compilation.
-    return jax.jit(lambda key: model.init(key, lr, ref)["params"])(jax.random.key(seed))
+    # Selecting inside drops the forward pass, and with it most of the compilation; what runs only once is not optimised.
+    unoptimised = {"xla_backend_optimization_level": 0}
+    return jax.jit(functools.partial(_init, model), compiler_options=unoptimised)(jax.random.key(seed))
+
+
+def _init(model, key: jax.Array) -> dict:
+    return model.init(key, jnp.zeros((1, 3, 3, 3)), jnp.zeros((1, 12, 12, 3)))["params"]
 
 
 def _abstract_state(model, config: ConfigDict, mesh: Mesh) -> TrainState:
     """Shapes and places of a state, without computing one."""
     try:
-        state = jax.eval_shape(lambda: create_state(_random_params(model, config.seed), config))
+        state = jax.eval_shape(lambda: create_state(_init(model, jax.random.key(config.seed)), config))
     except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise InputError(f"config.model does not describe a network: {error}") from error
     sharding = NamedSharding(mesh, PartitionSpec())
