@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
     c.learning_rates = ConfigDict(
         dict(default=1e-4, offset_4x=1e-4, offset_2x=1e-5, offset_1x=1e-6, vgg=0.0, correspondence=0.0)
     )
+    c.schedule = "steps"  # or cosine: down to 0 at the one step of decay_steps
     c.decay_steps = (72_545, 211_040)
     c.decay_factor = 0.1
     c.ema_decay = 0.0  # 0 switches the moving average off

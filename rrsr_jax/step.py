@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from rrsr_jax import losses
+from rrsr_jax.errors import InputError
 
 DATA_AXIS = "data"
 
@@ -61,11 +62,29 @@ def merge(trained: Mapping, frozen: Mapping) -> dict:
     return traverse_util.unflatten_dict({**frozen, **trained}, sep="/")
 
 
+def make_decay(config: ConfigDict) -> optax.Schedule:
+    """What multiplies all learning rates, by step.
+
+    `config.schedule` is `steps`, a factor of `decay_factor` at each of `decay_steps`; or `cosine`, half a wave down to 0 at the
+    one step of `decay_steps`.
+
+    Raises:
+      InputError: another schedule, or steps that do not suit it.
+    """
+    steps = [int(step) for step in config.decay_steps]
+    if config.schedule == "steps":
+        return optax.piecewise_constant_schedule(1.0, dict.fromkeys(steps, config.decay_factor))
+    if config.schedule != "cosine":
+        raise InputError(f"config.schedule: steps or cosine expected, got {config.schedule!r}")
+    if len(steps) != 1 or steps[0] < 1:
+        raise InputError(f"config.decay_steps: one step, where the cosine reaches 0, expected, got {tuple(steps)}")
+    return optax.cosine_decay_schedule(1.0, steps[0])
+
+
 def make_optimizer(config: ConfigDict, rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """Adam with a rate per parameter, all decayed together at `config.decay_steps`."""
-    decay = optax.piecewise_constant_schedule(1.0, {int(s): config.decay_factor for s in config.decay_steps})
+    """Adam with a rate per parameter, all decayed together by `make_decay`."""
     scale = optax.stateless(lambda updates, _: {k: -rates[k] * v for k, v in updates.items()})
-    return optax.chain(optax.scale_by_adam(*config.adam_betas), optax.scale_by_schedule(decay), scale)
+    return optax.chain(optax.scale_by_adam(*config.adam_betas), optax.scale_by_schedule(make_decay(config)), scale)
 
 
 def create_state(params: Mapping, config: ConfigDict) -> TrainState:

@@ -24,10 +24,25 @@ from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.progress import Progress, log
-from rrsr_jax.step import DATA_AXIS, TrainState, create_state, eval_params, make_mesh, make_train_step, place
+from rrsr_jax.step import (
+    DATA_AXIS,
+    TrainState,
+    create_state,
+    eval_params,
+    make_decay,
+    make_mesh,
+    make_train_step,
+    place,
+)
 
-# Weights kind of each pretrained part of RRSR; the trained part lies at the top level of the parameters.
-_WEIGHT_KINDS = {"vgg": "vgg19", "correspondence": "c2_extractor", "rrsr": "rrsr_restoration"}
+# Weights kind of each part that a config's `weights` can name: a module, or under the model's own name everything else.
+_MODULE_KINDS = {"vgg": "vgg19", "correspondence": "c2_extractor"}
+_WEIGHT_KINDS = _MODULE_KINDS | {
+    "rrsr": "rrsr_restoration",
+    "c2_matching": "c2_restoration",
+    "masa": "masa",
+    "ttsr": "ttsr",
+}
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> dict | None:
@@ -98,18 +113,20 @@ def evaluate_only(config: ConfigDict, workdir: str) -> dict | None:
         raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     model = models.build(config.model)
     params, step = None, "none"
+    whole = {part: path for part, path in config.weights.items() if part not in _MODULE_KINDS}
     if has_checkpoint(workdir):
         with contextlib.closing(Checkpoints(workdir)) as checkpoints:
             log(f"restoring checkpoint {checkpoints.latest()}")
             state = checkpoints.restore(_abstract_state(model, config, make_mesh()))
         params, step = eval_params(state), int(state.step)
-    elif config.init_from or config.weights.rrsr:
+    elif config.init_from or any(whole.values()):
         params = place(initial_params(model, config), make_mesh())
         step = f"{config.init_from} {config.weights.to_json()}"
     elif any(set(test_set.columns) != {"bicubic"} for test_set in test_sets):
         raise InputError(
-            f"no checkpoint in {workdir}/checkpoints; the folder of a run expected that has saved one (or --config.weights.rrsr, "
-            "--config.init_from; or --config.eval.columns=bicubic, which needs no model)"
+            f"no checkpoint in {workdir}/checkpoints; the folder of a run expected that has saved one (or "
+            f"{''.join(f'--config.weights.{part}, ' for part in whole)}--config.init_from; "
+            "or --config.eval.columns=bicubic, which needs no model)"
         )
     claim_workdir(workdir, config)
     with StopRequest() as stop:
@@ -126,6 +143,7 @@ def _check_numbers(config: ConfigDict) -> None:
         raise InputError(
             f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
         )
+    make_decay(config)
     if min(config.loss.values()) < 0 or not any(config.loss.values()):
         raise InputError(f"config.loss: weights of at least 0, and one above, expected, got {config.loss.to_dict()}")
 
@@ -147,13 +165,14 @@ def initial_params(model, config: ConfigDict) -> Mapping:
             if part in params and not config.learning_rates[part]:
                 log(f"note: no config.weights.{part}: the frozen {part} network is untrained")
             continue
-        if part != "rrsr" and part not in params:
+        if part in _MODULE_KINDS and part not in params:
             raise InputError(f"config.weights.{part}: this model has no part {part}")
         loaded = weights.load(_WEIGHT_KINDS[part], path)
-        target = params if part == "rrsr" else params[part]
+        target = params[part] if part in _MODULE_KINDS else params
         if part == "vgg":  # the file goes further than the model
             loaded = {layer: value for layer, value in loaded.items() if layer in target}
-        wanted = {module: value for module, value in target.items() if module not in _WEIGHT_KINDS}
+        # Checkpoints of some models hold the encoders as well.
+        wanted = {module: value for module, value in target.items() if module not in _MODULE_KINDS or module in loaded}
         what = f"{path} (config.weights.{part}) and this config's model"
         check_shapes(what, _flat_shapes(wanted), _flat_shapes(loaded))
         target.update(loaded)
@@ -164,7 +183,7 @@ def _scale_kernels(params: Mapping, gain: float) -> dict:
     """Kernels of everything but the encoders, times `gain`."""
 
     def scale(path, value):
-        return value * gain if path[0] not in _WEIGHT_KINDS and path[-1] != "bias" and value.ndim > 1 else value
+        return value * gain if path[0] not in _MODULE_KINDS and path[-1] != "bias" and value.ndim > 1 else value
 
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict({path: scale(path, value) for path, value in flat.items()})
@@ -175,15 +194,19 @@ def _flat_shapes(tree: Mapping) -> dict[str, tuple]:
 
 
 def _random_params(model, seed: int) -> dict:
-    lr, ref = jnp.zeros((1, 3, 3, 3)), jnp.zeros((1, 12, 12, 3))
-    # Selecting inside drops the forward pass, and with it most of the compilation.
-    return jax.jit(lambda key: model.init(key, lr, ref)["params"])(jax.random.key(seed))
+    # Selecting inside drops the forward pass, and with it most of the compilation; what runs only once is not optimised.
+    unoptimised = {"xla_backend_optimization_level": 0}
+    return jax.jit(functools.partial(_init, model), compiler_options=unoptimised)(jax.random.key(seed))
+
+
+def _init(model, key: jax.Array) -> dict:
+    return model.init(key, jnp.zeros((1, 3, 3, 3)), jnp.zeros((1, 12, 12, 3)))["params"]
 
 
 def _abstract_state(model, config: ConfigDict, mesh: Mesh) -> TrainState:
     """Shapes and places of a state, without computing one."""
     try:
-        state = jax.eval_shape(lambda: create_state(_random_params(model, config.seed), config))
+        state = jax.eval_shape(lambda: create_state(_init(model, jax.random.key(config.seed)), config))
     except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise InputError(f"config.model does not describe a network: {error}") from error
     sharding = NamedSharding(mesh, PartitionSpec())

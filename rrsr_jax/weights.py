@@ -3,6 +3,7 @@
 vgg19             torchvision's VGG-19 up to relu5_1     -> parameters of `VGG("relu5_1")`
 c2_extractor      C2-Matching's correspondence network   -> parameters of `CorrespondenceNet`
 rrsr_restoration  RRSR's trained part                    -> parameters of `RRSR`, without `vgg` and `correspondence`
+c2_restoration    C2-Matching's trained part             -> parameters of `C2Matching`, likewise
 ttsr              TTSR's texture extractor and main net  -> parameters of `TTSR`
 masa              MASA                                   -> parameters of `MASA`
 c2_discriminator  the GAN stage's image discriminator    -> variables of `Discriminator` (`params`, `batch_stats`)
@@ -19,6 +20,7 @@ import numpy as np
 from flax import traverse_util
 
 from rrsr_jax.errors import InputError, check_shapes
+from rrsr_jax.models.c2_matching import C2Matching
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
@@ -40,11 +42,51 @@ _COUNTER = "num_batches_tracked"
 # TTSR's checkpoints hold its texture extractor twice; the copy, behind a loss, is made anew from the first.
 _EXTRACTOR, _EXTRACTOR_COPY = "LTE.", "LTE_copy."
 
-# Module path -> PyTorch module name, as regular expressions; the leaf is translated apart from it.
 _VGG19_INDEX = {
     "1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14, "3_4": 16, "4_1": 19, "4_2": 21, "4_3": 23,
     "4_4": 25, "5_1": 28,
 }  # fmt: skip
+
+
+def _ordinal(scale: str, index: int) -> str:
+    """What tells RRSR's blocks of one scale apart."""
+    if index >= (1 if scale == "1" else len(_ORDINALS)):
+        raise InputError(
+            f"the PyTorch layout has no block {index + 1} at {scale}x; 1 at 1x and 3 at 2x and 4x have names"
+        )
+    return "" if scale == "1" else f"_{_ORDINALS[index]}"
+
+
+def _only(scale: str, index: int) -> str:
+    """C2-Matching's blocks are one to a scale."""
+    if index:
+        raise InputError(
+            f"C2-Matching's PyTorch layout has no block {index + 1} at {scale}x; 1 at each scale has a name"
+        )
+    return ""
+
+
+def _part(order: Callable[[str, int], str], part: str, match: re.Match, rest: str = "") -> str:
+    """Name of a part of the block that `match` names: SIZE stands for the scale's word, `order` gives the ending."""
+    return f"dyn_agg_restore.{part.replace('SIZE', _SIZES[match[1]])}{order(match[1], int(match[2]))}{rest}"
+
+
+def _trunk_rules(order: Callable[[str, int], str]) -> dict[str, Callable | str]:
+    """What RRSR and C2-Matching share."""
+    part = functools.partial(_part, order)
+    return {
+        r"context_encoder/conv_first": r"content_extractor.conv_first",
+        r"context_encoder/block_(\d+)/(\w+)": r"content_extractor.body.\1.\2",
+        r"fas_(\d)x_(\d)/align": lambda m: part("SIZE_dyn_agg", m),
+        r"fas_(\d)x_(\d)/align/offset_\dx/head": lambda m: part("SIZE_dyn_agg", m, ".conv_offset_mask"),
+        r"fas_(\d)x_(\d)/align/offset_\dx/(\w+)": lambda m: part(f"SIZE_offset_{m[3]}", m),
+        r"fas_(\d)x_(\d)/block_(\d+)/(\w+)": lambda m: part("body_SIZE", m, f".{m[3]}.{m[4]}"),
+        r"up_(\d)x": lambda m: f"dyn_agg_restore.tail_{_SIZES[m[1]]}.0",
+        r"tail(\d)": lambda m: f"dyn_agg_restore.tail_large.{2 * int(m[1]) - 2}",
+    }
+
+
+# Module path -> PyTorch module name, as regular expressions; the leaf is translated apart from it.
 _RULES = {
     "vgg19": {r"conv(\d_\d)": lambda m: f"features.{_VGG19_INDEX[m[1]]}"},
     "c2_extractor": {
@@ -56,21 +98,13 @@ _RULES = {
         r"\w+/block(\d)_norm(\d)": lambda m: f"conv_block{m[1]}.{3 * int(m[2]) - 2}",
         r"\w+/head(\d)": lambda m: f"out_block.{2 * int(m[1]) - 1}",
     },
-    "rrsr_restoration": {
-        r"context_encoder/conv_first": r"content_extractor.conv_first",
-        r"context_encoder/block_(\d+)/(\w+)": r"content_extractor.body.\1.\2",
-        r"fas_(\d)x_(\d)/align": lambda m: f"dyn_agg_restore.{_dyn_agg(m)}",
-        r"fas_(\d)x_(\d)/align/offset_\dx/head": lambda m: f"dyn_agg_restore.{_dyn_agg(m)}.conv_offset_mask",
-        r"fas_(\d)x_(\d)/align/offset_\dx/(\w+)": lambda m: f"dyn_agg_restore.{_SIZES[m[1]]}_offset_{m[3]}{_order(m)}",
-        r"fas_(\d)x_(\d)/select": lambda m: f"dyn_agg_restore.head_{_SIZES[m[1]]}{_order(m)}",
-        r"fas_(\d)x_(\d)/select/router": lambda m: f"dyn_agg_restore.head_{_SIZES[m[1]]}{_order(m)}.routing_func.0",
-        r"fas_(\d)x_(\d)/select/gate(\d)": lambda m: (
-            f"dyn_agg_restore.head_{_SIZES[m[1]]}{_order(m)}.se.{2 * int(m[3]) - 2}"
-        ),
-        r"fas_(\d)x_(\d)/block_(\d+)/(\w+)": lambda m: f"dyn_agg_restore.body_{_SIZES[m[1]]}{_order(m)}.{m[3]}.{m[4]}",
-        r"up_(\d)x": lambda m: f"dyn_agg_restore.tail_{_SIZES[m[1]]}.0",
-        r"tail(\d)": lambda m: f"dyn_agg_restore.tail_large.{2 * int(m[1]) - 2}",
+    "rrsr_restoration": _trunk_rules(_ordinal)
+    | {
+        r"fas_(\d)x_(\d)/select": lambda m: _part(_ordinal, "head_SIZE", m),
+        r"fas_(\d)x_(\d)/select/router": lambda m: _part(_ordinal, "head_SIZE", m, ".routing_func.0"),
+        r"fas_(\d)x_(\d)/select/gate(\d)": lambda m: _part(_ordinal, "head_SIZE", m, f".se.{2 * int(m[3]) - 2}"),
     },
+    "c2_restoration": _trunk_rules(_only) | {r"fas_(\d)x_(\d)/merge": lambda m: _part(_only, "head_SIZE", m, ".0")},
     "ttsr": {
         r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{_VGG19_INDEX[m[1]]}",
         r"head": "MainNet.SFE.conv_head",
@@ -106,26 +140,13 @@ _RULES = {
 }
 
 
-def _order(match) -> str:
-    scale, index = match[1], int(match[2])
-    if index >= (1 if scale == "1" else len(_ORDINALS)):
-        raise InputError(
-            f"the PyTorch layout has no block {index + 1} at {scale}x; 1 at 1x and 3 at 2x and 4x have names"
-        )
-    return "" if scale == "1" else f"_{_ORDINALS[index]}"
-
-
-def _dyn_agg(match) -> str:
-    return f"{_SIZES[match[1]]}_dyn_agg{_order(match)}"
-
-
-def _model_params(model):
+def _all(model):
     small = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), small, _IMAGE)["params"]
 
 
-def _rrsr_trained():
-    return {k: v for k, v in _model_params(RRSR()).items() if k not in ("vgg", "correspondence")}
+def _trained(model: RRSR):
+    return {k: v for k, v in _all(model).items() if k not in ("vgg", "correspondence")}
 
 
 # What each kind's variables look like: names and shapes, without computing anything.
@@ -135,9 +156,10 @@ _TEMPLATES: dict[str, Callable] = {
     "c2_discriminator": lambda: jax.eval_shape(
         functools.partial(Discriminator().init, train=False), jax.random.key(0), _IMAGE
     ),
-    "rrsr_restoration": _rrsr_trained,
-    "ttsr": lambda: _model_params(TTSR()),
-    "masa": lambda: _model_params(MASA()),
+    "rrsr_restoration": lambda: _trained(RRSR()),
+    "c2_restoration": lambda: _trained(C2Matching()),
+    "ttsr": lambda: _all(TTSR()),
+    "masa": lambda: _all(MASA()),
 }
 KINDS = tuple(_TEMPLATES)
 

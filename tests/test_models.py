@@ -136,13 +136,6 @@ def test_trained_parameters_of_the_paper():
     assert sum(n for k, n in count.items() if k not in ("vgg", "correspondence")) == 22_594_651
 
 
-def test_c2_matching_is_rrsr_without_its_additions():
-    model = RRSR(alignments=(1, 1, 1), blocks=(16, 16, 16), experts=0)
-    variables = jax.eval_shape(model.init, jax.random.key(0), *images((1, 3, 3), (1, 12, 12)))
-    trained = {k: v for k, v in variables["params"].items() if k not in ("vgg", "correspondence")}
-    assert sum(a.size for a in jax.tree.leaves(trained)) == 8_865_547
-
-
 @pytest.mark.parametrize(("lr_size", "ref_size"), [((7, 10), (28, 40)), ((9, 6), (37, 50)), ((8, 8), (13, 14))])
 def test_any_sizes(tiny_params, lr_size, ref_size):
     lr, ref = images((2, *lr_size), (2, *ref_size))

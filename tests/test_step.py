@@ -81,6 +81,24 @@ def test_second_pass_teaches_the_first():
     assert np.abs(gradient(detach=False) - gradient(detach=True)).max() > 1e-4
 
 
+def test_any_model_trains_reciprocally():
+    """Ten lines of model through the real step: both passes teach it, and both of its losses fall."""
+    state, train_step = start(tiny_config(learning_rates__default=3e-3, learning_rates__vgg=3e-3))
+    images, history = batch(), []
+
+    def rtrr(lr):
+        refsr = functools.partial(Convolution().apply, {"params": state.params})
+        given = {k: steps.to_float(jnp.asarray(v)) for k, v in images.items()} | {"lr": lr}
+        return steps.reciprocal_terms(refsr, given, {"rec": 0.0, "rtrr": 1.0})["rtrr"]
+
+    # Only the first pass sees `lr`: the gradient of the second one's loss has come through both.
+    assert np.abs(jax.grad(rtrr)(images["lr"] / np.float32(255))).max() > 1e-6
+    for _ in range(30):
+        state, metrics = train_step(state, images)
+        history.append({name: float(value) for name, value in metrics.items()})
+    assert all(history[-1][name] < 0.9 * history[0][name] for name in ("rec", "rtrr", "loss"))
+
+
 def test_terms_of_weight_zero_are_left_out():
     state, train_step = start(tiny_config(loss__rtrr=0.0))
     images = {k: v for k, v in batch().items() if k in ("lr", "hr", "ref")}
@@ -145,6 +163,21 @@ def test_rates_decay_together():
         state, _ = train_step(state, batch())
         sizes.append(np.abs(np.array(state.params["tail"]["bias"]) - before).max())
     np.testing.assert_allclose(sizes, [1e-3, 1e-3, 1e-4], rtol=0.1)
+    assert steps.make_decay(tiny_config(decay_steps=()))(9) == 1
+
+
+def test_cosine_falls_to_zero_and_stays():
+    config = tiny_config(schedule="cosine", decay_steps=(4,), learning_rates__default=1e-3)
+    np.testing.assert_allclose(
+        [steps.make_decay(config)(i) for i in (0, 1, 2, 4, 9)], [1, 0.853553, 0.5, 0, 0], atol=1e-6
+    )
+    state, train_step = start(config)
+    sizes = []
+    for _ in range(5):
+        before = np.array(state.params["tail"]["bias"])
+        state, _ = train_step(state, batch())
+        sizes.append(np.abs(np.array(state.params["tail"]["bias"]) - before).max())
+    np.testing.assert_allclose(sizes, [1e-3, 8.5e-4, 5e-4, 1.5e-4, 0], rtol=0.1, atol=1e-9)
 
 
 def test_moving_average():

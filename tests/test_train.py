@@ -320,6 +320,8 @@ def test_evaluation_without_a_run(tmp_path):
     [
         (dict(batch_size=0), r"config\.batch_size: at least 1 expected, got 0"),
         (dict(log_every=0), r"config\.log_every: at least 1"),
+        (dict(schedule="linear"), r"config\.schedule: steps or cosine expected, got 'linear'"),
+        (dict(schedule="cosine", decay_steps=(1, 2)), r"config\.decay_steps: one step, .* expected, got \(1, 2\)"),
         (dict(loss__rec=0.0, loss__rtrr=0.0), r"config\.loss: weights of at least 0, and one above"),
         (dict(model__groups=3), r"config\.model does not describe a network: .*3 deform groups"),
         (dict(model__alignments=(1, 2)), r"config\.model does not describe a network"),
@@ -395,7 +397,8 @@ def test_training_on_photographs(tmp_path):
         (["--config.batch_size=three"], "three"),
         (["--config.model.featurs=3"], "features"),
         (["--mode=test"], "train|eval"),
-        (["--config.model.name=edsr"], "config.model.name: one of rrsr, ttsr, masa expected, got 'edsr'"),
+        (["--config.model.name=vdsr"], "config.model.name: one of rrsr, c2_matching, "),
+        (["--config.model.name=edsr"], "config.model: edsr has no alignments, "),
     ],
 )
 def test_wrong_command_lines(command, tmp_path, arguments, message):

@@ -50,6 +50,16 @@ def test_blocks_without_a_name_are_refused():
         weights.to_torch("rrsr_restoration", {"fas_4x_3": {"align": {"bias": np.zeros(3)}}})
 
 
+def test_layouts_of_rrsr_and_c2_matching_are_not_mixed_up():
+    bias = {"bias": np.zeros(3)}
+    with pytest.raises(InputError, match="no block 2 at 2x; 1 at each scale"):
+        weights.to_torch("c2_restoration", {"fas_2x_1": {"align": bias}})
+    with pytest.raises(InputError, match="fas_2x_0/select/bias has no counterpart"):
+        weights.to_torch("c2_restoration", {"fas_2x_0": {"select": bias}})
+    with pytest.raises(InputError, match="fas_2x_0/merge/bias has no counterpart"):
+        weights.to_torch("rrsr_restoration", {"fas_2x_0": {"merge": bias}})
+
+
 def test_vgg_file_may_go_further_than_the_network(tmp_path, state_dict):
     more = {
         "features.30.weight": np.zeros((512, 512, 3, 3), np.float32),

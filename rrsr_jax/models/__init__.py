@@ -1,18 +1,32 @@
 """The networks, one file per part of the paper's Fig. 2, and the models that a config can name.
 
 A reference-based super-resolution model is a Flax module with `model.apply(variables, lr, ref) -> sr`; training and
-evaluation ask for nothing else.
+evaluation ask for nothing else. Single-image models take part under the same call and ignore the reference.
 """
+
+import dataclasses
 
 import flax.linen as nn
 from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError
+from rrsr_jax.models.c2_matching import C2Matching
+from rrsr_jax.models.edsr import EDSR
 from rrsr_jax.models.masa import MASA
+from rrsr_jax.models.rcan import RCAN
 from rrsr_jax.models.rrsr import RRSR
+from rrsr_jax.models.srcnn import SRCNN
 from rrsr_jax.models.ttsr import TTSR
 
-MODELS = {"rrsr": RRSR, "ttsr": TTSR, "masa": MASA}
+MODELS = {
+    "rrsr": RRSR,
+    "c2_matching": C2Matching,
+    "masa": MASA,
+    "ttsr": TTSR,
+    "srcnn": SRCNN,
+    "edsr": EDSR,
+    "rcan": RCAN,
+}
 
 
 def build(config: ConfigDict) -> nn.Module:
@@ -21,4 +35,7 @@ def build(config: ConfigDict) -> nn.Module:
     name = fields.pop("name")
     if name not in MODELS:
         raise InputError(f"config.model.name: one of {', '.join(MODELS)} expected, got {name!r}")
+    known = [field.name for field in dataclasses.fields(MODELS[name]) if field.name not in ("parent", "name")]
+    if unknown := [field for field in fields if field not in known]:
+        raise InputError(f"config.model: {name} has no {', '.join(unknown)}; it has: {', '.join(known)}")
     return MODELS[name](**fields)

@@ -88,7 +88,7 @@ class ReferenceAwareSelection(nn.Module):
           valid: (N, 2) height and width of the part that is not padding, in pixels of this scale; all of it if None.
         """
         channels = merged.shape[-1]
-        mean = _mean(merged, valid)
+        mean = mean_of_valid(merged, valid)
         routing = nn.sigmoid(nn.Dense(self.experts, kernel_init=normal_init, name="router")(mean))
         self.sow("intermediates", "routing", routing)
         experts = self.param("experts", normal_init, (self.experts, 3, 3, channels, self.features))
@@ -149,8 +149,8 @@ def _fit(features: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.pad(features, ((0, 0), (0, h - features.shape[1]), (0, w - features.shape[2]), (0, 0)))
 
 
-def _mean(x: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Mean over the valid pixels in float32, (N, H, W, C) to (N, C)."""
+def mean_of_valid(x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Mean over the pixels that are not padding, in float32, (N, H, W, C) to (N, C); `valid` (N, 2) is their height and width."""
     x = x.astype(jnp.float32)
     if valid is None:
         return x.mean((1, 2))

@@ -1,0 +1,43 @@
+"""EDSR, its baseline size (Lim et al. 2017): single-image super-resolution, a baseline without reference."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrsr_jax.models.layers import ResidualBlock, conv3x3, pixel_shuffle
+from rrsr_jax.models.rrsr import check_images
+
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, subtracted from the input and added to the result
+
+
+class Upsampler(nn.Module):
+    """The end of EDSR and RCAN: (N, h, w, C) to RGB (N, 4h, 4w, 3) by two pixel shuffles, without activations."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for name in ("up_1x", "up_2x"):
+            x = pixel_shuffle(conv3x3(4 * x.shape[-1], name=name)(x))
+        return conv3x3(3, name="tail")(x)
+
+
+class EDSR(nn.Module):
+    """Super-resolves an image by 4, and ignores the reference. 1,517,571 parameters with the defaults.
+
+    Attributes:
+      features: channels of the trunk.
+      blocks: residual blocks.
+    """
+
+    features: int = 64
+    blocks: int = 16
+
+    @nn.compact
+    def __call__(self, lr: jax.Array, ref: jax.Array) -> jax.Array:
+        """(N, h, w, 3) in [0, 1], and any `ref`, to (N, 4h, 4w, 3), not clipped."""
+        check_images(lr=lr, ref=ref)
+        mean = jnp.array(DIV2K_MEAN)
+        head = x = conv3x3(self.features, name="head")(lr - mean)
+        for i in range(self.blocks):
+            x = ResidualBlock(self.features, name=f"block_{i}")(x)
+        x = head + conv3x3(self.features, name="body")(x)
+        return Upsampler(name="upsampler")(x) + mean

@@ -1,0 +1,80 @@
+"""Every file in `configs/`: it builds, and runs through training and evaluation for a step, shrunk, on embedded photographs."""
+
+import importlib
+
+import pytest
+
+from rrsr_jax import models, train
+from rrsr_jax.step import make_decay
+from tests.conftest import tiny_rrsr
+from tests.test_train import ROOT, lines
+
+PATHS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.py"))
+ALL = [str(path.with_suffix("")).replace("/", ".") for path in PATHS]
+SMALL = {
+    name: getattr(tiny_rrsr(), name) for name in ("context_blocks", "groups", "vgg_channels", "correspondence_channels")
+}
+SMALL |= {"encoder_blocks": 1, "decoder_blocks": 1, "reduction": 4}
+
+
+def get_config(name):
+    return importlib.import_module(name).get_config()
+
+
+def smaller(name, value):
+    """A field of a model, as small as it may be without leaving a part of the model out."""
+    if name in ("alignments", "experts", "features", "blocks"):
+        most = {"alignments": 2, "experts": 2, "features": 8, "blocks": 1}[name]
+        return tuple(min(v, most) for v in value) if isinstance(value, tuple) else min(value, most)
+    return SMALL.get(name, value)
+
+
+def shrunk(name):
+    config = get_config(name)
+    config.model.update({k: smaller(k, v) for k, v in config.model.items()})
+    config.data.update(name="embedded", patch=32, warp_range=(1.0, 4.0), threads=1)
+    config.eval.update(sets="embedded", crops=2, patch=48, sheets=0, shown=2)
+    config.eval.columns = config.eval.columns or "bicubic"  # models are evaluated elsewhere
+    config.update(batch_size=1, steps=1)
+    return config
+
+
+NAMES = [name for name in ALL if get_config(name).model.name in models.MODELS]
+# Of configs that are alike when shrunk, one; `demo` and `photos` run in test_train.
+DISTINCT = {shrunk(n).to_json(): n for n in NAMES if n not in ("configs.demo", "configs.photos")}.values()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds_as_it_is(name):
+    config = get_config(name)
+    models.build(config.model)
+    make_decay(config)
+    module = importlib.import_module(name)
+    assert "Published result" in module.__doc__ or name in ("configs.demo", "configs.photos")
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_runs_for_a_step(name, tmp_path):
+    config = shrunk(name)
+    results = train.train_and_evaluate(config, str(tmp_path))
+    assert list(results["embedded"]["columns"]) == list(dict.fromkeys(["bicubic", config.eval.columns]))
+    (record,) = lines(tmp_path)
+    assert ("train/rtrr" in record) == bool(config.loss.rtrr)
+    assert "train/rec" in record
+
+
+@pytest.mark.parametrize("name", ["c2_matching", "masa", "ttsr"])
+def test_reciprocal_configs_differ_in_the_loss_alone(name):
+    plain, reciprocal = (importlib.import_module(f"configs.{n}").get_config() for n in (name, f"{name}_rtrr"))
+    assert (plain.loss.rtrr, reciprocal.loss.rtrr) == (0, 0.4)
+    reciprocal.loss.rtrr = 0.0
+    assert plain.to_json() == reciprocal.to_json()
+
+
+def test_left_half_of_table_2_adds_one_thing_at_a_time():
+    names = ("c2", "c2_pfa", "c2_pfa_ras", "c2_pfa_ras_rtrr")
+    configs = [importlib.import_module(f"configs.table2.{name}").get_config() for name in names]
+    assert [c.model.alignments for c in configs] == [(1, 1, 1), (1, 3, 3), (1, 3, 3), (1, 3, 3)]
+    assert [c.model.experts for c in configs] == [0, 0, 16, 16]
+    assert [c.loss.rtrr for c in configs] == [0, 0, 0, 0.4]
+    assert len({(c.steps, c.batch_size, c.decay_steps) for c in configs}) == 1
