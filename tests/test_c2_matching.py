@@ -70,17 +70,18 @@ def test_fields_that_a_model_does_not_have():
         models.build(ConfigDict(dict(name="c2_matching", features=8, colour=3)))
 
 
-def test_weights_that_a_config_names(monkeypatch):
+@pytest.mark.parametrize("held", [(), ("vgg",)])
+def test_weights_that_a_config_names(monkeypatch, held):
+    """The file of a model holds what it trains; some hold an encoder, too."""
     fields = {k: v for k, v in tiny_config().model.items() if k not in ("name", "alignments", "blocks", "experts")}
     model = C2Matching(**fields, blocks=(1, 1, 1))
     shapes = [jax.ShapeDtypeStruct((1, n, n, 3), np.float32) for n in (3, 12)]
     params = jax.eval_shape(model.init, jax.random.key(0), *shapes)["params"]
-    trained = jax.tree.map(
-        lambda a: np.full(a.shape, 7.0), {k: v for k, v in params.items() if k not in ("vgg", "correspondence")}
-    )
-    monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_restoration", "c2.pth"): trained}[kind, path])
+    without = {"vgg", "correspondence"} - set(held)
+    saved = jax.tree.map(lambda a: np.full(a.shape, 7.0), {k: v for k, v in params.items() if k not in without})
+    monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_restoration", "c2.pth"): saved}[kind, path])
     config = tiny_config()
     config.weights = ConfigDict(dict(vgg="", correspondence="", c2_matching="c2.pth"))
     loaded = train.initial_params(model, config)
-    jax.tree.map(np.testing.assert_array_equal, {k: loaded[k] for k in trained}, trained)
-    assert all((a != 7).all() for k in ("vgg", "correspondence") for a in jax.tree.leaves(loaded[k]))
+    jax.tree.map(np.testing.assert_array_equal, {k: loaded[k] for k in saved}, saved)
+    assert all((a != 7).all() for k in without for a in jax.tree.leaves(loaded[k]))
