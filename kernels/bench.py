@@ -187,10 +187,10 @@ def prepare(name: str, passes: str, arguments: list) -> Timed:
     return jax_timed(lambda *a: modulated_deform_conv(*a, implementation=name), passes, arguments)
 
 
-def available() -> list[str]:
-    """The implementations that run here, the default one first."""
+def available(dtype: str = "float32") -> list[str]:
+    """The implementations that run here, the default one first; torchvision has no bfloat16."""
     names = [deform_conv.default_implementation(), "xla", "direct"]
-    if all(importlib.util.find_spec(package) for package in ("torch", "torchvision")):
+    if dtype == "float32" and all(importlib.util.find_spec(package) for package in ("torch", "torchvision")):
         names.append("torchvision")
     return list(dict.fromkeys(names))
 
@@ -226,7 +226,7 @@ def measure(name: str, passes: str, options: argparse.Namespace, limits: tuple[f
     shape = SHAPES[name]
     shape = shape._replace(batch=options.batch or shape.batch)
     arguments = inputs(shape, options.dtype)
-    functions = {i: prepare(i, passes, arguments) for i in options.implementations or available()}
+    functions = {i: prepare(i, passes, arguments) for i in options.implementations or available(options.dtype)}
     seconds = in_turns(functions, options.repeats)
     least = floor(shape, passes, jnp.dtype(options.dtype).itemsize)
     lowest = max(least.bytes / limits[0], least.operations / limits[1])
@@ -258,8 +258,11 @@ def main() -> None:
     parser.add_argument("--floors", action="store_true", help="print what the layers must cost on an H200, and stop")
     options = parser.parse_args()
     if options.floors:
-        print(floors_table(4, 4.8e12, 67e12))
+        rate = 67e12 if options.dtype == "float32" else 989e12
+        print(floors_table(jnp.dtype(options.dtype).itemsize, 4.8e12, rate))
         return
+    if not any(name.startswith(options.shapes) for name in SHAPES):
+        parser.error(f"--shapes: the beginning of one of {', '.join(SHAPES)} expected, got {options.shapes}")
     limits = machine(options.dtype)
     about = {
         "device": jax.devices()[0].device_kind,

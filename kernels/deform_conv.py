@@ -34,7 +34,10 @@ IMPLEMENTATIONS = {
 
 @functools.cache
 def default_implementation() -> str:
-    """What `implementation=None` stands for: the kernels on a CUDA GPU, plain JAX elsewhere. Logged once."""
+    """What `implementation=None` stands for: the kernels on a CUDA GPU, plain JAX elsewhere. Logged once.
+
+    By JAX's default backend: to run on the CPU of a machine with a GPU, name `xla`.
+    """
     name, reason = "xla", f"JAX runs on {jax.default_backend()}"
     if _on_cuda():
         try:

@@ -18,14 +18,8 @@ from rrsr_jax.step import TrainState
 # What may differ between a run and its continuation: nothing that changes an update already made.
 _FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "weights", "init_from", "eval")
 _FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
-_FREE_MODEL = (
-    "deform_conv",
-    "dtype",
-    "match_coarse",
-    "match_dtype",
-    "match_tile",
-    "remat",
-)  # how, not what it computes
+SAME_RESULT = ("deform_conv", "match_tile", "remat")  # fields of a model: where and when it computes, not what
+_FREE_MODEL = (*SAME_RESULT, "dtype", "match_coarse", "match_dtype")  # how exactly; parameters are the same
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:

@@ -53,7 +53,7 @@ def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray
     """The model as a function of parameters and an `Upscaler`'s arguments; compiled once per pair of sizes.
 
     Padding of `lr` that is further away than the model's `reach`, if it has one, cannot change what is not padding, and is
-    left out: in the published five-reference protocol nearly two thirds of the work.
+    left out: in the published five-reference protocol about 60 % of the work on the input.
     """
     # Models with a global statistic take the part that is no padding; others need not.
     takes_valid = "valid" in inspect.signature(type(model).__call__).parameters
@@ -140,7 +140,7 @@ def evaluate(
     for what, reason in failed.items():
         log(f"failed: {test_set.name}: {what}: {reason}")
     if shapes:
-        log(f"{test_set.name}: {len(shapes)} pair(s) of sizes for {len(test_set)} images; each is compiled once")
+        log(f"{test_set.name}: {len(shapes)} pair(s) of sizes for {len(test_set)} images, each to compile")
     summary = {"images": len(test_set), "border": border, "columns": _means(scores), "failed": failed}
     return Evaluation(summary | {"exact": test_set.padded_as_published}, names, scores)
 

@@ -27,8 +27,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell a lot
-    python_logging.getLogger("kernels").setLevel(python_logging.INFO)
-    python_logging.getLogger("kernels").addHandler(_ToLog())
+    kernels = python_logging.getLogger("kernels")
+    kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
     if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR chooses another folder
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "rrsr_jax"))
     if _DISTRIBUTED.value:

@@ -2,7 +2,8 @@
 
 One 40 x 40 image to 160 x 160 with a 160 x 160 reference, full-size, float32. Operations are those XLA counts in the compiled
 program, two for a multiplication with addition; of a loop it counts one round, so that eight of the nine taps of the deformable
-convolutions are missing (12 GFLOP in RRSR, 5 in C2-Matching), and all but one block of MASA's coarse search. Times are the best of three after compilation, here.
+convolutions are missing (12 GFLOP in RRSR, 5 in C2-Matching), and all but one block of MASA's coarse
+search. Times are the best of three after compilation, here.
 """
 
 import argparse

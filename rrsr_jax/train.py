@@ -18,7 +18,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from rrsr_jax import evaluate, models, protocols, report, weights
-from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir, has_checkpoint, write_atomically
+from rrsr_jax.checkpoints import (
+    SAME_RESULT,
+    Checkpoints,
+    check_same_run,
+    claim_workdir,
+    has_checkpoint,
+    write_atomically,
+)
 from rrsr_jax.data import pipeline
 from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError, check_shapes
@@ -283,7 +290,7 @@ def _evaluate(upscaler, test_sets, config, workdir, params, step, *, stop, progr
         run = {
             "step": step,
             "parameters": _checksum(params),
-            "model": config.model.to_dict(),
+            "model": {k: v for k, v in config.model.to_dict().items() if k not in SAME_RESULT},
             **{name: config.eval[name] for name in ("crops", "patch")},
         }
         for test_set in test_sets:

@@ -357,6 +357,7 @@ def test_padding_out_of_reach_is_left_out_and_changes_nothing(monkeypatch):
     params = model.init(jax.random.key(0), lr[None] / 255.0, ref[None] / 255.0)["params"]
     grown = jax.tree.map(lambda a: 3 * a + 0.02 * jax.random.normal(jax.random.key(a.size), a.shape), params)
     assert model.reach == 1 + 2 + 8 + math.ceil(8 + 14 / 2 + 8 / 4) < 140 - 32 - 14
+    monkeypatch.setattr(evaluate, "STEP", 1)
     seen = []
     whole = model.apply({"params": grown}, *(a[None].astype(np.float32) / 255 for a in (lr, ref)), np.array([[14, 11]]))
     monkeypatch.setattr(
@@ -365,7 +366,7 @@ def test_padding_out_of_reach_is_left_out_and_changes_nothing(monkeypatch):
         lambda self, v, lr, *a, **k: seen.append(lr.shape) or nn.Module.apply(self, v, lr, *a, **k),
     )
     sr = evaluate.make_upscaler(model)(grown, lr, ref, (14, 11))
-    assert seen == [(1, 64, 16, 3)]
+    assert seen == [(1, 14 + model.reach, 16, 3)]
     np.testing.assert_array_equal(sr[:56, :44], to_uint8(whole[0])[:56, :44])
     assert sr[:56, :44].std() > 5
 

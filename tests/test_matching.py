@@ -118,7 +118,7 @@ def normal(seed, *shape):
 
 
 def test_a_large_image_needs_no_more_than_its_features_twice_and_a_tile():
-    """1024 x 1024 descriptors against those of a 2500 x 500 stack: below 6 GB with everything."""
+    """1024 x 1024 descriptors against those of a 2500 x 500 stack: below 6 GB, for the search alone."""
 
     def compiled(h, w, hr, wr):
         shapes = (jax.ShapeDtypeStruct((1, *size, 256), jnp.float32) for size in ((h, w), (hr, wr)))
@@ -202,6 +202,77 @@ def test_coarse_to_fine_finds_a_moved_image(h, w):
     assert (np.asarray(index) == np.asarray(exact)).mean() > 0.97
     found = np.asarray(index) == np.asarray(exact)
     np.testing.assert_allclose(np.asarray(score)[found], np.asarray(best)[found], rtol=1e-5)
+
+
+def test_coarse_to_fine_follows_parts_that_move_apart():
+    ref = smooth(0, 2, 64, 72, 24)
+    a = np.concatenate([ref[:, 4:40, 40:64], ref[:, 24:60, 5:29]], 2)
+    index, _ = match_patches_coarse_to_fine(a, ref, factor=4)
+    exact, _ = match_patches(a, ref)
+    assert set(np.unique(exact[:, 4:-4, 4:18] // 70 - np.arange(4, 30)[:, None])) == {4}
+    assert set(np.unique(exact[:, 4:-4, 28:42] // 70 - np.arange(4, 30)[:, None])) == {24}
+    for part in np.s_[:, 4:-4, 4:18], np.s_[:, 4:-4, 28:42]:
+        assert (np.asarray(index)[part] == np.asarray(exact)[part]).mean() > 0.95
+
+
+@pytest.mark.parametrize("size", [(40, 46), (11, 46), (3, 46), (40, 7)])
+def test_coarse_to_fine_keeps_to_what_is_valid(size):
+    """The padding holds what the input shows; the valid part has something to find everywhere, too."""
+    ref = smooth(0, 1, 64, 60, 16)
+    a = ref[:, 40:62, 20:44]
+    index, score = match_patches_coarse_to_fine(a, ref, factor=4, valid_ref=np.array([size]))
+    y, x = np.asarray(index) // 58, np.asarray(index) % 58
+    assert np.isfinite(score).all()
+    assert y.max() <= size[0] - 3
+    assert x.max() <= size[1] - 3
+
+
+def test_coarse_to_fine_without_a_valid_patch_finds_nothing():
+    a = smooth(0, 1, 40, 40, 8)
+    index, score = match_patches_coarse_to_fine(a, a, valid_ref=np.array([[40, 2]]))
+    np.testing.assert_array_equal(index, 0)
+    np.testing.assert_array_equal(score, -np.inf)
+
+
+def test_a_thin_reference_is_found_along_its_length():
+    ref = smooth(0, 1, 64, 64, 24)
+    a = ref[:, :11, 30:50]
+    big = np.concatenate([a, normal(3, 1, 10, 20, 24)], 1)
+    index, _ = match_patches_coarse_to_fine(big, ref, factor=4, valid_ref=np.array([[14, 64]]))
+    assert (np.asarray(index)[:, :8] % 62 == 30 + np.arange(18)).mean() > 0.8
+
+
+@pytest.mark.parametrize("factor", [1, 0, -2])
+def test_factors_that_mean_nothing(factor):
+    with pytest.raises(ValueError, match="a factor of at least 2 expected"):
+        match_patches_coarse_to_fine(smooth(0, 1, 40, 40, 8), smooth(0, 1, 40, 40, 8), factor=factor)
+
+
+def test_padding_costs_nothing(monkeypatch):
+    a, b = normal(0, 1, 6, 7, 4), normal(1, 1, 40, 9, 4)
+    visits, compare = [], matching._best_in_block
+
+    def counted(*arguments):
+        jax.debug.callback(lambda: visits.append(1))
+        return compare(*arguments)
+
+    monkeypatch.setattr(matching, "_best_in_block", counted)
+    counts = []
+    for rows in (40, 9, 2):
+        visits.clear()
+        match_patches(a, b, valid_ref=np.array([[rows, 9]]), tile=500)
+        jax.effects_barrier()
+        counts.append(len(visits))
+    whole, some, none = counts
+    assert none <= some <= whole / 3
+
+
+def test_lists_that_do_not_fit():
+    a = normal(0, 1, 6, 7, 4)
+    assert [x.shape for x in match_references(a, [a])] == [(1, 4, 5)] * 3
+    for refs, valid in (([], None), ([a, a], [np.array([[6, 7]])])):
+        with pytest.raises(ValueError, match="at least one reference, and the valid size of each, expected"):
+            match_references(a, refs, valid_refs=valid)
 
 
 def test_coarse_to_fine_scores_are_those_of_its_matches():

@@ -189,14 +189,17 @@ def test_one_of_several_references_is_as_good_as_alone(tiny_params):
     np.testing.assert_array_equal(second["match_index"][0], alone["match_index"][0])
     top = -(-18 // 4) + 1
     np.testing.assert_array_equal(second["flow"][0][:, :-2, :-2] - np.array([top, 0]), alone["flow"][0][:, :-2, :-2])
-    inside = np.s_[:, 2:-2, 2:-2]  # where all nine patches that cover the pixel exist
-    got, expected = (run["fas_1x_0"]["aligned"][0][inside] for run in (second, alone))
-    edge = np.asarray(alone["fas_1x_0"]["align"]["offset"][0][inside])
-    y = edge[..., 0] + np.arange(2, 6)[:, None, None, None] + np.arange(9) // 3 - 1
-    x = edge[..., 1] + np.arange(2, 8)[:, None, None] + np.arange(9) % 3 - 1
-    whole = ((y >= 0) & (y < 10) & (x >= 0) & (x < 9)).all((3, 4))
-    assert whole.mean() > 0.2
-    np.testing.assert_allclose(got[whole], expected[whole], rtol=1e-4, atol=1e-6)
+    for scale in (1, 2, 4):
+        # Where all nine patches that cover the pixel exist, and look into the image.
+        inside = np.s_[:, 2 * scale : -2 * scale, 2 * scale : -2 * scale]
+        got, expected = (run[f"fas_{scale}x_0"]["aligned"][0][inside] for run in (second, alone))
+        offset = np.asarray(alone[f"fas_{scale}x_0"]["align"]["offset"][0][inside])
+        rows, columns = (2 * scale + np.arange(n) for n in offset.shape[1:3])
+        y = offset[..., 0] + rows[:, None, None, None] + np.arange(9) // 3 - 1
+        x = offset[..., 1] + columns[:, None, None] + np.arange(9) % 3 - 1
+        whole = ((y >= 0) & (y < 10 * scale) & (x >= 0) & (x < 9 * scale)).all((3, 4))
+        assert whole.mean() > 0.2
+        np.testing.assert_allclose(got[whole], expected[whole], rtol=1e-4, atol=1e-6)
 
 
 def zero_heads(tree):
@@ -342,6 +345,43 @@ def test_wrong_images_say_what_was_expected(tiny_params, lr, ref, message):
         tiny_rrsr().apply({"params": tiny_params}, lr, ref)
 
 
-def test_wrong_fields_say_what_was_expected(tiny_params):
-    with pytest.raises(ValueError, match="remat: one of none, blocks, fas expected, got 'all'"):
-        tiny_rrsr(remat="all").apply({"params": tiny_params}, *images((1, 3, 3), (1, 12, 12)))
+def test_other_searches_reach_the_model(tiny_params):
+    lr, ref = images((1, 16, 16), (1, 64, 64))
+
+    def scores(**fields):
+        run = jax.jit(functools.partial(tiny_rrsr(**fields).apply, mutable=["intermediates"]))
+        return np.asarray(run({"params": tiny_params}, lr, ref)[1]["intermediates"]["match_score"][0])
+
+    exact, coarse, rounded = scores(), scores(match_coarse=2), scores(match_dtype="bfloat16")
+    assert (coarse <= exact + 1e-6).all()
+    assert (coarse < exact - 1e-3).any()
+    assert 0 < np.abs(rounded - exact).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(remat="all"), "remat: one of none, blocks, fas expected, got 'all'"),
+        (dict(dtype="float16"), "dtype: one of float32, bfloat16 expected, got 'float16'"),
+        (dict(match_dtype="int8"), "match_dtype: one of float32, bfloat16 expected, got 'int8'"),
+        (dict(match_coarse=1), "match_coarse: 0 .exact. or a factor of at least 2 expected, got 1"),
+    ],
+)
+def test_wrong_fields_say_what_was_expected(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_rrsr(**fields).apply({"params": {}}, *images((1, 3, 3), (1, 12, 12)))
+
+
+@pytest.mark.parametrize(
+    ("refs", "sizes", "message"),
+    [
+        (1, np.zeros((2,), int), r"valid_ref: height and width of each image, \(2, 2\), expected, got \(2,\)"),
+        (1, np.zeros((1, 2), int), r"valid_ref: .* expected, got \(1, 2\)"),
+        (2, [np.zeros((2, 2), int)], "the valid size of each, expected, got 2 and 1"),
+        (0, None, "at least one reference"),
+    ],
+)
+def test_wrong_references_say_what_was_expected(tiny_params, refs, sizes, message):
+    lr, ref = images((2, 4, 4), (2, 16, 16))
+    with pytest.raises(ValueError, match=message):
+        tiny_rrsr().apply({"params": tiny_params}, lr, ref if refs == 1 else [ref] * refs, valid_ref=sizes)

@@ -29,8 +29,7 @@ def match_patches(
     so the pixel products of a tile are computed once and nine shifted copies of them added: a ninth of the operations
     of unfolded patches.
 
-    Beyond the features and one normalised copy of them, memory is that of a tile: 8 to 12 bytes for each of its products,
-    whatever the size of the images.
+    Beyond the features and one normalised copy of them, memory is that of a tile: 8 to 12 bytes for each of its products.
 
     Args:
       features_in: (N, H, W, C), H and W at least 3.
@@ -39,7 +38,8 @@ def match_patches(
       valid_ref: (N, 2) height and width of the part of `features_ref` that is not padding: only patches within it can win,
         and rows that are padding in the whole batch cost nothing. All of it if None.
       dtype: of the factors of the pixel products; sums and norms are float32.
-      tile: pixel products in memory at a time, at least nine pairs of rows; the result does not depend on it.
+      tile: pixel products in memory at a time, but at least those of nine pairs of rows, 9 N W Wr; the result does not
+        depend on it if features are finite.
 
     Returns:
       Index of the best reference patch, row-major over the (Hr - 2, Wr - 2) top-left corners, int32, and its score,
@@ -106,16 +106,19 @@ def match_patches_coarse_to_fine(
     compared with those of a window around the reference cell found: the cell, and `factor` patches more on each side.
     What does not show at the coarse scale is not found.
 
-    Arguments, results and errors as in `match_patches`. Images of fewer than three cells a side are matched exhaustively.
+    Arguments, results and errors as in `match_patches`, and ValueError for a factor below 2. Images smaller than a window are
+    matched exhaustively.
     """
     _check_sizes(features_in, features_ref)
+    if factor < 2:
+        raise ValueError(f"coarse-to-fine matching: a factor of at least 2 expected, got {factor}")
     (n, h, w, c), (_, hr, wr, _) = features_in.shape, features_ref.shape
     options = dict(dtype=dtype, tile=tile)
     window = 3 * factor + PATCH - 1
-    if min(h, w, hr, wr) < max(PATCH * factor, window):
+    if min(h, w, hr, wr) < window:
         return match_patches(features_in, features_ref, valid_ref=valid_ref, **options)
     a, b = (_normalise(jax.lax.stop_gradient(f)) for f in (features_in, features_ref))
-    coarse_valid = None if valid_ref is None else valid_ref // factor
+    coarse_valid = None if valid_ref is None else jnp.maximum(valid_ref // factor, PATCH)
     coarse, _ = match_patches(_cells(a, factor), _cells(b, factor), valid_ref=coarse_valid, **options)
     norm_in, norm_ref = (_patch_norm(f) + 1e-5 for f in (a, b))
     allowed = None if valid_ref is None else _inside(valid_ref - (PATCH - 1), hr - 2, wr - 2)
@@ -126,7 +129,8 @@ def match_patches_coarse_to_fine(
     near = flow[:, jnp.clip(cell_y - 1, 0, flow.shape[1] - 1), jnp.clip(cell_x - 1, 0, flow.shape[2] - 1)]
     # The last cells start early rather than run over the edge.
     start = jnp.stack([jnp.minimum(cell_y * factor, h - 2 - factor), jnp.minimum(cell_x * factor, w - 2 - factor)], -1)
-    corner = jnp.clip(start + near * factor - factor, 0, jnp.array([hr - window, wr - window]))
+    room = jnp.array([[hr, wr]]) if valid_ref is None else valid_ref
+    corner = jnp.clip(start + near * factor - factor, 0, jnp.maximum(room - window, 0)[:, None, None])
     image = jnp.broadcast_to(jnp.arange(n)[:, None, None], (n, rows, columns))
     a, b = a.astype(dtype), b.astype(dtype)
 
@@ -148,6 +152,7 @@ def match_patches_coarse_to_fine(
     cells = jax.tree.map(lambda x: x.reshape(n * rows * columns, *x.shape[3:]), cells)
     batch = max(1, tile // (window**2 * max((factor + 2) ** 2, c)))
     index, score = jax.lax.map(search, cells, batch_size=batch)
+    index = jnp.where(score == -jnp.inf, 0, index)
 
     def assemble(parts):
         parts = parts.reshape(n, rows, columns, factor, factor).transpose(0, 1, 3, 2, 4)
@@ -193,12 +198,20 @@ def match_references(
 
     Returns:
       Which reference, index in it, and score, all (N, H - 2, W - 2).
+
+    Raises:
+      ValueError: no reference, or not as many of `valid_refs`.
     """
+    valid_refs = [None] * len(features_refs) if valid_refs is None else valid_refs
+    if not features_refs or len(valid_refs) != len(features_refs):
+        raise ValueError(
+            f"at least one reference, and the valid size of each, expected, got {len(features_refs)} and {len(valid_refs)}"
+        )
     match = functools.partial(match_patches_coarse_to_fine, factor=coarse) if coarse else match_patches
     best = None
-    for number, features in enumerate(features_refs):
-        valid = None if valid_refs is None else valid_refs[number]
-        found = (number, *match(features_in, features, valid_ref=valid, **options))
+    for number, (features, valid) in enumerate(zip(features_refs, valid_refs, strict=True)):
+        index, score = match(features_in, features, valid_ref=valid, **options)
+        found = (jnp.full_like(index, number), index, score)
         better = True if best is None else found[2] > best[2]
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best or found)  # noqa: B023
     return best

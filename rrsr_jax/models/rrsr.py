@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from rrsr_jax.models import matching
 from rrsr_jax.models.correspondence import CorrespondenceNet, bicubic_upsample
@@ -19,6 +18,7 @@ from rrsr_jax.models.pfas import FAS
 SCALES = (1, 2, 4)
 SCALE_FACTOR = 4
 REMAT = ("none", "blocks", "fas")
+DTYPES = ("float32", "bfloat16")
 
 
 class RRSR(nn.Module):
@@ -42,7 +42,8 @@ class RRSR(nn.Module):
       match_tile: see `match_patches`.
       match_dtype: of the products in matching; the correspondence network itself is float32.
       match_coarse: factor of the approximate search, see `match_patches_coarse_to_fine`; 0 for the exact one.
-      dtype: of the computation, `float32` or `bfloat16`; parameters, matching, offsets, masks, routing and output are float32.
+      dtype: of the computation, `float32` or `bfloat16`; parameters, matching, routing and output are float32, and so are
+        offsets and masks from where the pre-offset is added.
       deform_conv: implementation of the deformable convolution, see `kernels.modulated_deform_conv`; empty for the best.
       remat: what the backward pass computes again instead of storing: `none`, residual `blocks`, or whole `fas` blocks.
     """
@@ -57,9 +58,9 @@ class RRSR(nn.Module):
     vgg_channels: tuple[int, int, int] = (64, 128, 256)
     correspondence_channels: tuple[int, int, int] = (64, 128, 256)
     match_tile: int = 2**22
-    match_dtype: DTypeLike = "float32"
+    match_dtype: str = "float32"
     match_coarse: int = 0
-    dtype: DTypeLike = "float32"
+    dtype: str = "float32"
     remat: str = "none"
     deform_conv: str = ""
 
@@ -100,12 +101,12 @@ class RRSR(nn.Module):
           (N, 4h, 4w, 3), not clipped.
 
         Raises:
-          ValueError: images of a wrong rank, channel count, dtype or size.
+          ValueError: images of a wrong rank, channel count, dtype, size or number, or a field with a value unknown here.
         """
         refs, valid_refs = ((a,) if isinstance(a, jax.Array | np.ndarray) else a for a in (ref, valid_ref))
         check_images(lr=lr, **{f"ref[{i}]" if len(refs) > 1 else "ref": image for i, image in enumerate(refs)})
-        if self.remat not in REMAT:
-            raise ValueError(f"remat: one of {', '.join(REMAT)} expected, got {self.remat!r}")
+        self._check_fields()
+        _check_valid(lr.shape[0], valid=[] if valid is None else [valid], valid_ref=valid_refs or [])
         dtype = jnp.dtype(self.dtype)
         vgg = VGG("relu3_1", self.vgg_channels, dtype, name="vgg")
         ref_features = [vgg(image) for image in refs]
@@ -136,6 +137,14 @@ class RRSR(nn.Module):
         x = conv3x3(3, dtype=dtype, name="tail2")(x).astype(jnp.float32)
         n, h, w, _ = lr.shape
         return x + jax.image.resize(lr, (n, h * SCALE_FACTOR, w * SCALE_FACTOR, 3), "linear")
+
+    def _check_fields(self):
+        choices = {"remat": REMAT, "dtype": DTYPES, "match_dtype": DTYPES}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: one of {', '.join(known)} expected, got {getattr(self, name)!r}")
+        if self.match_coarse < 0 or self.match_coarse == 1:
+            raise ValueError(f"match_coarse: 0 (exact) or a factor of at least 2 expected, got {self.match_coarse}")
 
     def _match(self, lr: jax.Array, refs: Sequence[jax.Array], valid_refs: Sequence[jax.Array] | None) -> jax.Array:
         """Flow from input to references, on the canvas of `_canvas`: (N, h, w, 2), (dy, dx) in 1x pixels; no gradient."""
@@ -172,6 +181,15 @@ def _canvas(features: Sequence[jax.Array], scale: int, refs: Sequence[jax.Array]
         for f, height in zip(features, heights, strict=True)
     ]
     return jnp.concatenate(padded, 1)
+
+
+def _check_valid(batch: int, **sizes: Sequence[jax.Array]) -> None:
+    for name, arrays in sizes.items():
+        for array in arrays:
+            if jnp.shape(array) != (batch, 2):
+                raise ValueError(
+                    f"{name}: height and width of each image, ({batch}, 2), expected, got {jnp.shape(array)}"
+                )
 
 
 def check_images(**images: jax.Array) -> None:
