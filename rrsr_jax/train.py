@@ -201,9 +201,10 @@ def _flat_shapes(tree: Mapping) -> dict[str, tuple]:
 
 
 def _random_params(model, seed: int) -> dict:
-    # Selecting inside drops the forward pass, and with it most of the compilation; what runs only once is not optimised.
-    unoptimised = {"xla_backend_optimization_level": 0}
-    return jax.jit(functools.partial(_init, model), compiler_options=unoptimised)(jax.random.key(seed))
+    # Selecting inside drops the forward pass, and with it most of the compilation; on a CPU, where compiling takes longest, what
+    # runs only once is not optimised either.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(functools.partial(_init, model), compiler_options=options)(jax.random.key(seed))
 
 
 def _init(model, key: jax.Array) -> dict:
