@@ -13,25 +13,13 @@ from rrsr_jax.models.edsr import DIV2K_MEAN, EDSR
 from rrsr_jax.models.rcan import RCAN, ChannelAttention
 from rrsr_jax.models.srcnn import SRCNN
 from rrsr_jax.step import reciprocal_terms
-from tests.test_models import images
+from tests.conftest import images, random_params
 
 SMALL = {
     "srcnn": SRCNN(features=(6, 4)),
     "edsr": EDSR(features=6, blocks=2),
     "rcan": RCAN(features=8, groups=2, blocks=2, reduction=1),
 }
-
-
-def random_params(model):
-    """Parameters with which everything, biases included, has a say."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *images((1, 3, 3), (1, 12, 12)))["params"]
-    rng = np.random.default_rng(0)
-
-    def draw(leaf):
-        scale = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
-        return (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
-
-    return jax.tree.map(draw, shapes)
 
 
 @pytest.fixture(scope="module", params=SMALL)
