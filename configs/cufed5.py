@@ -3,8 +3,9 @@
     python -m rrsr_jax.data.prepare --dataset=cufed --source=CUFED
     python -m rrsr_jax.data.prepare --dataset=cufed5 --source=CUFED5
     python -m rrsr_jax.main --config=configs/cufed5.py --workdir=runs/cufed5 \\
-        --config.weights.vgg=vgg19.pth --config.weights.correspondence=correspondence.npz
+        --config.weights.vgg=vgg19.pth --config.init_from=runs/matcher_student
 
+A correspondence net from elsewhere comes by `--config.weights.correspondence=FILE` instead of `init_from`.
 Published result: CUFED5 28.83 dB / 0.856. Time on a GPU: not measured yet.
 """
 
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     c = ConfigDict()
     c.seed = 0
+    c.stage = "rec"  # or teacher, student, gan
     c.model = ConfigDict(
         dict(
             name="rrsr",
@@ -38,7 +40,9 @@ def get_config() -> ConfigDict:
     c.weights = ConfigDict(dict(vgg="", correspondence="", rrsr=""))
     # Multiplies the random initial kernels of the trained part, N(0, 0.02); a narrow network needs more to pass a signal on.
     c.init_gain = 1.0
-    c.init_from = ""  # workdir of another run to take the parameters from
+    c.init_from = (
+        ""  # workdir of a run to start from: a student's for its correspondence net, of rec or gan for everything
+    )
 
     c.data = ConfigDict(
         dict(

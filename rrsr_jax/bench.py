@@ -23,7 +23,7 @@ from PIL import Image
 
 from configs import cufed5 as full_size
 from kernels.bench import Timed, in_turns
-from rrsr_jax import models, train
+from rrsr_jax import initial, models
 from rrsr_jax.data import datasets, pipeline, prepare
 from rrsr_jax.data.images import random_view
 from rrsr_jax.models.matching import match_patches, match_patches_coarse_to_fine
@@ -175,7 +175,7 @@ def main() -> None:
     about |= {"batch": options.batch, "dtype": options.dtype, "remat": options.remat, "convolution": convolution()}
     print(", ".join(f"{k} {v:.2g} s" if isinstance(v, float) else f"{k} {v}" for k, v in about.items()), flush=True)
     parts = options.part or list(PARTS)
-    params = train.initial_params(model, config) if parts != ["data"] else None
+    params = initial.initial_params(model, config) if parts != ["data"] else None
     measured = []
     for name in parts:
         for row in PARTS[name](config, model, params, np.random.default_rng(0), options.batch):

@@ -57,6 +57,15 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
         )
 
 
+def stage_of(workdir: pathlib.Path) -> str:
+    """The stage of the run in `workdir`: teacher, student, rec or gan."""
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text()).get("stage", "rec")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: the config of a run expected ({error})") from error
+
+
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a whole file or none."""
     temporary = path.with_name(path.name + ".tmp")

@@ -11,9 +11,13 @@ def l1(target: jax.Array, prediction: jax.Array) -> jax.Array:
     return jnp.abs(target - prediction).mean()
 
 
-def perceptual(features_sr: jax.Array, features_hr: jax.Array) -> jax.Array:
-    """Frobenius norm of the difference of relu5_1 features (N, H, W, C), over the whole batch (L_per)."""
-    return jnp.sqrt(((features_sr - features_hr) ** 2).sum())
+def perceptual(features_sr: jax.Array, features_hr: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Frobenius norm of the difference of relu5_1 features (N, H, W, C), over the whole batch (L_per).
+
+    `axis_name` is that of the devices that share the batch, if any.
+    """
+    squares = ((features_sr - features_hr) ** 2).sum()
+    return jnp.sqrt(squares if axis_name is None else jax.lax.psum(squares, axis_name))
 
 
 def gradient_penalty(
@@ -33,3 +37,91 @@ def gradient_penalty(
     gradient = jax.grad(lambda images: discriminate(images).sum())(mixed)
     norm = jnp.sqrt((gradient**2).sum((1, 2, 3)))
     return ((norm - 1) ** 2).mean(), norm
+
+
+def triplet(
+    first: jax.Array,
+    second: jax.Array,
+    target: jax.Array,
+    used: jax.Array,
+    margin: float = 1.0,
+    safe_radius: int = 4,
+    fewest: int = 128,
+) -> jax.Array:
+    """Hinge loss of corresponding descriptors against their hardest negatives: mean of max(0, margin + d_pos - d_neg).
+
+    Distances are d = 2 - 2 <a, b>. A pair's negatives are the descriptors of `second` at the other pairs' positions, seen from
+    its `first`, and all of `first`, seen from its `second`; without those closer than `safe_radius` cells.
+
+    Args:
+      first, second: (N, h, w, C) descriptors of unit length.
+      target: (N, h, w, 2) the cell (y, x) of `second` that each cell of `first` corresponds to.
+      used: (N, h, w), which of them count.
+      margin: see above.
+      safe_radius: in cells, in the larger of y and x.
+      fewest: images with fewer positions in use are left out.
+
+    Returns:
+      The mean over positions, then over images.
+    """
+
+    def one(first, second, target, used):
+        cells, target, used = _grid(*used.shape), target.reshape(-1, 2), used.ravel()
+        own, at = first.reshape(-1, first.shape[-1]), second[target[:, 0], target[:, 1]]
+        positive = 2 - 2 * (own * at).sum(-1)
+        far = _beyond(target, target, safe_radius) & used
+        in_second = jnp.where(far, 2 - 2 * own @ at.T, jnp.inf).min(1)
+        in_first = jnp.where(_beyond(cells, cells, safe_radius), 2 - 2 * at @ own.T, jnp.inf).min(1)
+        hinge = jnp.maximum(margin + positive - jnp.minimum(in_second, in_first), 0)
+        return jnp.where(used, hinge, 0).sum() / jnp.maximum(used.sum(), 1)
+
+    return _mean_of_sufficient(jax.vmap(one)(first, second, target, used), used, fewest)
+
+
+def distillation(
+    student: tuple[jax.Array, jax.Array],
+    teacher: tuple[jax.Array, jax.Array],
+    target: jax.Array,
+    used: jax.Array,
+    temperature: float = 0.15,
+    fewest: int = 128,
+) -> jax.Array:
+    """KL divergence of the student's correlations from the teacher's, each position of the first image with those of the second.
+
+    Args:
+      student, teacher: descriptors of the first and the second image, (N, h, w, C) each, of unit length.
+      target, used, fewest: see `triplet`.
+      temperature: divides correlations before the softmax.
+
+    Returns:
+      The mean over positions, then over images.
+    """
+
+    def one(student, teacher, target, used):
+        target, used = target.reshape(-1, 2), used.ravel()
+
+        def log_softmax(first, second):
+            correlation = first.reshape(-1, first.shape[-1]) @ second[target[:, 0], target[:, 1]].T
+            return jax.nn.log_softmax(jnp.where(used, correlation / temperature, -jnp.inf), where=used)
+
+        p, q = log_softmax(*teacher), log_softmax(*student)
+        divergence = jnp.where(used, jnp.exp(p) * (p - q), 0).sum(1)
+        return jnp.where(used, divergence, 0).sum() / jnp.maximum(used.sum(), 1)
+
+    return _mean_of_sufficient(jax.vmap(one)(student, teacher, target, used), used, fewest)
+
+
+def _grid(height: int, width: int) -> jax.Array:
+    """(height * width, 2) positions (y, x), row by row."""
+    return jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1).reshape(-1, 2)
+
+
+def _beyond(a: jax.Array, b: jax.Array, radius: int) -> jax.Array:
+    """(A, B): whether two positions are more than `radius` cells apart, in y or in x."""
+    return jnp.abs(a[:, None] - b[None]).max(-1) > radius
+
+
+def _mean_of_sufficient(values: jax.Array, used: jax.Array, fewest: int) -> jax.Array:
+    """Mean over the images with at least `fewest` positions in use; 0 if there are none."""
+    sufficient = used.sum((1, 2)) >= fewest
+    return jnp.where(sufficient, values, 0).sum() / jnp.maximum(sufficient.sum(), 1)

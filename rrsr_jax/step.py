@@ -1,4 +1,4 @@
-"""State, mesh, and the reciprocal training step: both passes, losses, gradients and update in one compiled function."""
+"""State, mesh, and the training step: both reciprocal passes, losses, gradients and update in one compiled function."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ class TrainState:
     Attributes:
       step: number of updates so far, int32.
       params: all parameters of the model, frozen ones included, nested by module.
-      opt_state: the optimiser's, over trained parameters only.
+      opt_state: the optimiser's, over trained parameters only; in the GAN stage one for each network, by name.
       ema: moving average of the trained parameters by path, or an empty dict.
     """
 
@@ -81,10 +81,12 @@ def make_decay(config: ConfigDict) -> optax.Schedule:
     return optax.cosine_decay_schedule(1.0, steps[0])
 
 
-def make_optimizer(config: ConfigDict, rates: Mapping[str, float]) -> optax.GradientTransformation:
-    """Adam with a rate per parameter, all decayed together by `make_decay`."""
+def make_optimizer(config: ConfigDict, rates: Mapping[str, float], first_step: int = 0) -> optax.GradientTransformation:
+    """Adam with a rate per parameter, all decayed together by `make_decay`; its first update is at step `first_step`."""
+    decay = make_decay(config)
     scale = optax.stateless(lambda updates, _: {k: -rates[k] * v for k, v in updates.items()})
-    return optax.chain(optax.scale_by_adam(*config.adam_betas), optax.scale_by_schedule(make_decay(config)), scale)
+    schedule = optax.scale_by_schedule(lambda count: decay(count + first_step))
+    return optax.chain(optax.scale_by_adam(*config.adam_betas), schedule, scale)
 
 
 def create_state(params: Mapping, config: ConfigDict) -> TrainState:
@@ -100,75 +102,113 @@ def place(state: TrainState, mesh: Mesh) -> TrainState:
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
-def reciprocal_terms(
+def passes(
     refsr: Callable[[jax.Array, jax.Array], jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
 ) -> dict[str, jax.Array]:
-    """The unweighted terms of eq. 6 whose weight is not zero.
-
-    Two passes of one model: `sr` from `lr` and `ref` (eq. 1), then the warped reference from its low-resolution version with
-    `sr` as the reference (eq. 3). The second pass has a gradient with respect to `sr`.
+    """The two passes of one model: `sr` from `lr` and `ref` (eq. 1), and if `weights` has `rtrr`, `sr_p`: the warped reference
+    from its low-resolution version with `sr` as the reference (eq. 3), with a gradient with respect to `sr`.
 
     Args:
       refsr: any model, (lr, ref) -> sr.
-      batch: `lr`, `hr`, `ref`, and for `rtrr` the warped reference `ref_p` with its low-resolution version `ref_lr_p`.
-      weights: by term.
+      batch: `lr`, `ref`, and for the second pass `ref_lr_p`.
+      weights: of the terms of the loss.
     """
     sr = refsr(batch["lr"], batch["ref"])
-    terms = {}
-    if weights["rec"]:
-        terms["rec"] = losses.l1(batch["hr"], sr)
-    if weights["rtrr"]:
-        terms["rtrr"] = losses.l1(batch["ref_p"], refsr(batch["ref_lr_p"], sr))
-    return terms
+    return {"sr": sr, "sr_p": refsr(batch["ref_lr_p"], sr)} if weights["rtrr"] else {"sr": sr}
+
+
+def pixel_terms(
+    images: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
+) -> dict[str, jax.Array]:
+    """The unweighted terms of eq. 6 that compare pixels and whose weight is not zero.
+
+    Args:
+      images: what `passes` gave.
+      batch: `hr`, and for `rtrr` the warped reference `ref_p`.
+      weights: by term.
+    """
+    pairs = {"rec": ("hr", "sr"), "rtrr": ("ref_p", "sr_p")}
+    return {name: losses.l1(batch[a], images[b]) for name, (a, b) in pairs.items() if weights[name]}
+
+
+def reciprocal_terms(
+    refsr: Callable[[jax.Array, jax.Array], jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
+) -> dict[str, jax.Array]:
+    """`pixel_terms` of `passes`."""
+    return pixel_terms(passes(refsr, batch, weights), batch, weights)
 
 
 def make_train_step(
     model: nn.Module, config: ConfigDict, mesh: Mesh
 ) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step, (state, batch) -> (state, metrics); the state is donated.
+    """The compiled step of the -rec stage, (state, batch) -> (state, metrics); see `minimise`."""
+    weights = config.loss.to_dict()
 
-    Each device works on its share of the batch alone (`shard_map`), then gradients and metrics are averaged over the mesh: with a
-    global view, the partitioner would gather all features for the sampling, whose indices it cannot see through.
+    def terms(params, batch):
+        return reciprocal_terms(functools.partial(model.apply, {"params": params}), batch, weights)
 
-    Metrics: every term unweighted, `loss` their weighted sum, `grad_norm` over trained parameters.
+    return minimise(terms, config, mesh)
+
+
+def minimise(
+    terms: Callable[[Mapping, Mapping[str, jax.Array]], dict[str, jax.Array]], config: ConfigDict, mesh: Mesh
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The compiled step that minimises the sum of `terms` of parameters and batch, weighted by `config.loss`.
+
+    Terms that `config.loss` does not name are metrics. Further metrics: `loss`, the weighted sum; `grad_norm` over trained
+    parameters.
     """
     weights = config.loss.to_dict()
-    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
-    def loss_and_gradient(trained, frozen, batch):
-        def loss(trained):
-            variables = {"params": merge(trained, frozen)}
-            terms = reciprocal_terms(functools.partial(model.apply, variables), batch, weights)
-            total = sum(weights[name] * value for name, value in terms.items())
-            return total, terms | {"loss": total}
-
-        gradient, metrics = jax.grad(loss, has_aux=True)(trained)
-        return jax.lax.pmean((gradient, metrics), DATA_AXIS)
-
-    loss_and_gradient = jax.shard_map(
-        loss_and_gradient,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(DATA_AXIS)),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
-
-    def train_step(state, batch):
+    def step(state, batch):
         rates = parameter_rates(state.params, config.learning_rates)
         trained, frozen = split(state.params, rates)
-        batch = {name: to_float(images) for name, images in batch.items()}
-        gradient, metrics = loss_and_gradient(trained, frozen, batch)
-        updates, opt_state = make_optimizer(config, rates).update(gradient, state.opt_state)
-        trained = optax.apply_updates(trained, updates)
-        ema = state.ema
-        if config.ema_decay:
-            ema = optax.incremental_update(trained, ema, 1 - config.ema_decay)
+
+        def loss(trained):
+            values = terms(merge(trained, frozen), batch)
+            total = sum(weights[name] * value for name, value in values.items() if name in weights)
+            return total, values | {"loss": total}
+
+        gradient, metrics = jax.lax.pmean(jax.grad(loss, has_aux=True)(trained), DATA_AXIS)
+        trained, opt_state, ema = update(gradient, trained, state.opt_state, state.ema, config, rates)
         metrics["grad_norm"] = optax.tree.norm(gradient)
         return TrainState(state.step + 1, merge(trained, frozen), opt_state, ema), metrics
 
-    return jax.jit(
-        train_step, in_shardings=(replicated, sharded), out_shardings=(replicated, replicated), donate_argnums=0
-    )
+    return compile_step(step, mesh)
+
+
+def update(
+    gradient: Mapping,
+    trained: Mapping,
+    opt_state: optax.OptState,
+    ema: Mapping,
+    config: ConfigDict,
+    rates: Mapping[str, float],
+) -> tuple[dict, optax.OptState, Mapping]:
+    """New trained parameters, state of the optimiser, and moving average."""
+    updates, opt_state = make_optimizer(config, rates).update(gradient, opt_state)
+    trained = optax.apply_updates(trained, updates)
+    if config.ema_decay:
+        ema = optax.incremental_update(trained, ema, 1 - config.ema_decay)
+    return trained, opt_state, ema
+
+
+def compile_step(
+    step: Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]], mesh: Mesh
+) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """`step` over a mesh in one compiled function; the state is donated, 8-bit images become floats in [0, 1].
+
+    Each device works on its share of the batch alone (`shard_map`), and `step` averages gradients and metrics over `DATA_AXIS`:
+    with a global view, the partitioner would gather all features for the sampling, whose indices it cannot see through.
+    """
+
+    def local(state, batch):
+        return step(state, {name: to_float(images) for name, images in batch.items()})
+
+    specs = (PartitionSpec(), PartitionSpec(DATA_AXIS))
+    shared = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    replicated, sharded = (NamedSharding(mesh, spec) for spec in specs)
+    return jax.jit(shared, in_shardings=(replicated, sharded), out_shardings=(replicated, replicated), donate_argnums=0)
 
 
 def eval_params(state: TrainState) -> Mapping:

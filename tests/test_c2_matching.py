@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rrsr_jax import losses, models, train, weights
+from rrsr_jax import losses, models, weights
 from rrsr_jax.errors import InputError
+from rrsr_jax.initial import initial_params
 from rrsr_jax.models.c2_matching import C2Matching
 from rrsr_jax.models.rrsr import RRSR
 from tests.conftest import relative_error, tiny_config
@@ -82,6 +83,6 @@ def test_weights_that_a_config_names(monkeypatch, held):
     monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_restoration", "c2.pth"): saved}[kind, path])
     config = tiny_config()
     config.weights = ConfigDict(dict(vgg="", correspondence="", c2_matching="c2.pth"))
-    loaded = train.initial_params(model, config)
+    loaded = initial_params(model, config)
     jax.tree.map(np.testing.assert_array_equal, {k: loaded[k] for k in saved}, saved)
     assert all((a != 7).all() for k in without for a in jax.tree.leaves(loaded[k]))

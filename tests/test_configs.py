@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 
-from rrsr_jax import models, train
-from rrsr_jax.step import make_decay
+from rrsr_jax import stages, train
+from rrsr_jax.step import make_decay, make_mesh
 from tests.conftest import tiny_rrsr
 from tests.test_train import ROOT, lines
 
@@ -14,7 +14,7 @@ ALL = [str(path.with_suffix("")).replace("/", ".") for path in PATHS]
 SMALL = {
     name: getattr(tiny_rrsr(), name) for name in ("context_blocks", "groups", "vgg_channels", "correspondence_channels")
 }
-SMALL |= {"encoder_blocks": 1, "decoder_blocks": 1, "reduction": 4}
+SMALL |= {"channels": SMALL["correspondence_channels"], "encoder_blocks": 1, "decoder_blocks": 1, "reduction": 4}
 
 
 def get_config(name):
@@ -32,22 +32,27 @@ def smaller(name, value):
 def shrunk(name):
     config = get_config(name)
     config.model.update({k: smaller(k, v) for k, v in config.model.items()})
-    config.data.update(name="embedded", patch=32, warp_range=(1.0, 4.0), threads=1)
+    patch = 80 if config.stage in ("teacher", "student") else 32
+    config.data.update(name="embedded", patch=patch, warp_range=(1.0, 4.0), threads=1)
     config.eval.update(sets="embedded", crops=2, patch=48, sheets=0, shown=2)
+    if config.stage == "gan":  # with VGG-19 it would be neither small nor without a download
+        config.loss.perceptual = 0.0
+        config.pixel_steps = 0
+        config.discriminator.update(features=(4, 4), head=4)
     config.eval.columns = config.eval.columns or "bicubic"  # models are evaluated elsewhere
     config.update(batch_size=1, steps=1)
     return config
 
 
-NAMES = [name for name in ALL if get_config(name).model.name in models.MODELS]
 # Of configs that are alike when shrunk, one; `demo` and `photos` run in test_train.
-DISTINCT = {shrunk(n).to_json(): n for n in NAMES if n not in ("configs.demo", "configs.photos")}.values()
+DISTINCT = {shrunk(n).to_json(): n for n in ALL if n not in ("configs.demo", "configs.photos")}.values()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_builds_as_it_is(name):
     config = get_config(name)
-    models.build(config.model)
+    config.eval.sets = ""
+    stages.build(config, make_mesh())
     make_decay(config)
     module = importlib.import_module(name)
     assert "Published result" in module.__doc__ or name in ("configs.demo", "configs.photos")
@@ -56,11 +61,18 @@ def test_builds_as_it_is(name):
 @pytest.mark.parametrize("name", DISTINCT)
 def test_runs_for_a_step(name, tmp_path):
     config = shrunk(name)
-    results = train.train_and_evaluate(config, str(tmp_path))
-    assert list(results["embedded"]["columns"]) == list(dict.fromkeys(["bicubic", config.eval.columns]))
-    (record,) = lines(tmp_path)
-    assert ("train/rtrr" in record) == bool(config.loss.rtrr)
-    assert "train/rec" in record
+    if config.stage == "student":
+        teacher = shrunk("configs.matcher_teacher")
+        train.train_and_evaluate(teacher, str(tmp_path / "teacher"))
+        config.init_from = str(tmp_path / "teacher")
+    results = train.train_and_evaluate(config, str(tmp_path / "run"))
+    columns = ["hr_hr", "lr_hr", "untrained_lr_hr", "random_lr_hr"]
+    if config.stage in ("rec", "gan"):
+        columns = list(dict.fromkeys(["bicubic", config.eval.columns]))
+    assert list(results["embedded"]["columns"]) == columns
+    (record,) = lines(tmp_path / "run")
+    for term, weight in config.loss.items():
+        assert (f"train/{term}" in record) == bool(weight), term
 
 
 @pytest.mark.parametrize("name", ["c2_matching", "masa", "ttsr"])

@@ -39,7 +39,7 @@ def test_warp_moves_each_corner_within_its_range(monkeypatch):
 def test_warp_is_the_homography_with_black_outside():
     image = smooth_image(120, 120)
     rng = np.random.default_rng(3)
-    warped = images.perspective_warp(image, rng)
+    warped, homography = images.perspective_warp(image, rng)
     rng = np.random.default_rng(3)
     shift = rng.uniform(5, 20, (4, 2)) * rng.choice([-1, 1], (4, 2))
     box = np.array([[0, 0], [120, 0], [120, 120], [0, 120]], np.float64)
@@ -49,6 +49,7 @@ def test_warp_is_the_homography_with_black_outside():
         rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y, u], [0, 0, 0, x, y, 1, -v * x, -v * y, v]]
     rows = np.array(rows)
     h = np.append(np.linalg.solve(rows[:, :8], rows[:, 8]), 1).reshape(3, 3)
+    np.testing.assert_allclose(homography, h, rtol=1e-4, atol=1e-6)
     source = np.linalg.inv(h) @ [70, 50, 1]
     x, y = source[:2] / source[2]
     np.testing.assert_allclose(warped[50, 70, :2], [y * 255 / 120, x * 255 / 120], atol=2)
@@ -109,7 +110,7 @@ def test_batches_have_what_both_passes_need():
 
 def test_the_reference_is_what_gets_warped(monkeypatch):
     ranges = []
-    monkeypatch.setattr(pipeline, "perspective_warp", lambda image, rng, *r: ranges.append(r) or 255 - image)
+    monkeypatch.setattr(pipeline, "perspective_warp", lambda image, rng, *r: (ranges.append(r) or 255 - image, None))
     batch = next(pipeline.training_batches(tiny_config(data__warp_range=(3.0, 6.0)).data, 2, seed=0))
     np.testing.assert_array_equal(batch["ref_p"], 255 - batch["ref"])
     assert (3.0, 6.0) in ranges  # others come from pipelines of other tests that still prefetch

@@ -17,9 +17,11 @@ from PIL import Image
 
 from configs import cufed5, photos
 from rrsr_jax import evaluate, train
+from rrsr_jax import results as results_of_runs
 from rrsr_jax.checkpoints import Checkpoints
 from rrsr_jax.data import prepare
 from rrsr_jax.errors import InputError
+from rrsr_jax.initial import initial_params
 from tests.conftest import tiny_config, tiny_rrsr
 from tests.test_datasets import damage, write
 
@@ -112,15 +114,15 @@ def test_evaluation_alone_gives_the_same_table(finished_run):
 
 
 def test_results_of_several_evaluations_stand_together(tmp_path):
-    path, run = tmp_path / "results.json", {"step": 3, "parameters": 7, "model": {"blocks": (1, 2)}, "patch": 48}
-    train._write_results(path, run, {"a": {"images": 1}})
-    train._write_results(path, run, {"b": {"images": 2}})
+    path, run = tmp_path / "results.json", {"step": 3, "parameters": 7, "model": {"blocks": (1, 2)}}
+    results_of_runs.write(path, run, {"a": {"images": 1}})
+    results_of_runs.write(path, run, {"b": {"images": 2}})
     model = {"blocks": [1, 2]}
     both = {"step": 3, "parameters": 7, "model": model, "sets": {"a": {"images": 1}, "b": {"images": 2}}}
     assert json.loads(path.read_text()) == both
     for change in ({"parameters": 8}, {"model": {"blocks": [1, 2], "dtype": "bfloat16"}}):
         run |= change
-        train._write_results(path, run, {"b": {"images": 3}})
+        results_of_runs.write(path, run, {"b": {"images": 3}})
         expected = {name: run[name] for name in ("step", "parameters")}
         assert json.loads(path.read_text()) == expected | {
             "model": change.get("model", model),
@@ -273,14 +275,14 @@ def test_workdir_that_cannot_be_written(tmp_path):
 
 def test_start_from_another_run(finished_run, tmp_path):
     config = tiny_config(init_from=str(finished_run[0]), seed=5)
-    jax.tree.map(np.testing.assert_array_equal, train.initial_params(tiny_rrsr(), config), params(finished_run[0]))
+    jax.tree.map(np.testing.assert_array_equal, initial_params(tiny_rrsr(), config), params(finished_run[0]))
     larger = tiny_config(init_from=str(finished_run[0]), model__features=16)
     with pytest.raises(
         InputError, match=r"do not fit(.|\n)*context_encoder/conv_first/kernel: \(3, 3, 3, 16\) expected"
     ):
-        train.initial_params(tiny_rrsr(features=16), larger)
+        initial_params(tiny_rrsr(features=16), larger)
     with pytest.raises(InputError, match=r"no checkpoint in .*; the folder of a run expected"):
-        train.initial_params(tiny_rrsr(), tiny_config(init_from=str(tmp_path)))
+        initial_params(tiny_rrsr(), tiny_config(init_from=str(tmp_path)))
 
 
 def test_checkpoint_of_another_model(finished_run, tmp_path):
@@ -297,9 +299,9 @@ def test_weights_of_another_size(tmp_path, state_dict):
     with pytest.raises(
         InputError, match=r"config\.weights\.correspondence(.|\n)*wrong shape: branch_lr/conv1_1/bias: \(4,\)"
     ):
-        train.initial_params(tiny_rrsr(), config)
+        initial_params(tiny_rrsr(), config)
     full = tiny_rrsr(correspondence_channels=(64, 128, 256))
-    loaded = train.initial_params(full, config)["correspondence"]["branch_ref"]["conv1_1"]["bias"]
+    loaded = initial_params(full, config)["correspondence"]["branch_ref"]["conv1_1"]["bias"]
     np.testing.assert_array_equal(loaded, state_dict("c2_extractor")["feature_extraction_image2.model.conv1_1.bias"])
 
 
@@ -344,7 +346,7 @@ def test_configs_that_cannot_work_end_before_anything_is_written(tmp_path, chang
 
 
 def test_initial_gain_and_matching_branches():
-    once, thrice = (train.initial_params(tiny_rrsr(), tiny_config(init_gain=gain)) for gain in (1.0, 3.0))
+    once, thrice = (initial_params(tiny_rrsr(), tiny_config(init_gain=gain)) for gain in (1.0, 3.0))
     np.testing.assert_allclose(thrice["tail1"]["kernel"], 3 * once["tail1"]["kernel"], rtol=1e-6)
     select = "fas_2x_1", "select", "experts"
     np.testing.assert_allclose(get(thrice, *select), 3 * get(once, *select), rtol=1e-6)

@@ -91,17 +91,17 @@ def upscale(image: np.ndarray) -> np.ndarray:
 
 def perspective_warp(
     image: np.ndarray, rng: np.random.Generator, smallest: float = 5, largest: float = 20
-) -> np.ndarray:
-    """The random perspective transformation of RTRR (Fig. 3): (H, W, 3) to (H, W, 3).
+) -> tuple[np.ndarray, np.ndarray]:
+    """The random perspective transformation of RTRR (Fig. 3): (H, W, 3) to (H, W, 3), and its homography.
 
     Each corner of the image moves in x and in y by `smallest` to `largest` pixels, either way; the homography between the two
-    quadrilaterals is applied with cubic interpolation; what comes from outside the image is black.
+    quadrilaterals, (3, 3), takes (x, y, 1) of the image to the warp. Interpolation is cubic; what comes from outside is black.
     """
     h, w = image.shape[:2]
     box = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float32)
     shift = rng.uniform(smallest, largest, (4, 2)) * rng.choice([-1, 1], (4, 2))
     homography = cv2.getPerspectiveTransform(box, box + shift.astype(np.float32))
-    return cv2.warpPerspective(image, homography, (w, h), flags=cv2.INTER_CUBIC)
+    return cv2.warpPerspective(image, homography, (w, h), flags=cv2.INTER_CUBIC), homography
 
 
 def random_view(

@@ -46,14 +46,21 @@ class MakePair(grain.transforms.RandomMap):
         self._patch, self._view = patch, dict(view)
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        if min(element["hr"].shape[:2]) < self._patch:
-            height, width = element["hr"].shape[:2]
-            raise InputError(
-                f"{element['name']}: {self._patch}x{self._patch} pixels (config.data.patch) expected, got {height}x{width}; "
-                f"prepare with --smallest={self._patch}"
-            )
+        _check_size(element, self._patch)
         hr, ref = random_view(element["hr"], self._patch, rng, **self._view)
         return element | {"hr": hr, "ref": ref}
+
+
+class Crop(grain.transforms.RandomMap):
+    """A random patch of the photograph, as its `hr`."""
+
+    def __init__(self, patch: int):
+        self._patch = patch
+
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        height, width = _check_size(element, self._patch)
+        top, left = rng.integers(0, (height, width) - np.array(self._patch) + 1)
+        return {**element, "hr": element["hr"][top : top + self._patch, left : left + self._patch]}
 
 
 class ChooseReference(grain.transforms.RandomMap):
@@ -84,7 +91,7 @@ class FlipAndTurn(grain.transforms.RandomMap):
             image = image[::-1] if vertical else image
             return np.rot90(image, turns)
 
-        return element | {name: transform(element[name]) for name in ("hr", "ref")}
+        return element | {name: transform(element[name]) for name in ("hr", "ref") if name in element}
 
 
 class Reciprocal(grain.transforms.RandomMap):
@@ -98,10 +105,38 @@ class Reciprocal(grain.transforms.RandomMap):
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         ref = np.ascontiguousarray(element["ref"])
-        ref_p = perspective_warp(ref, rng, *self._range) if self._warp else ref
+        ref_p = perspective_warp(ref, rng, *self._range)[0] if self._warp else ref
         hr = np.ascontiguousarray(element["hr"])
         images = {"lr": downscale(hr), "hr": hr, "ref": ref, "ref_p": ref_p, "ref_lr_p": downscale(ref_p)}
-        return images | {name: element[name] for name in ("skipped",) if name in element}
+        return images | _kept(element)
+
+
+class WarpedPair(grain.transforms.RandomMap):
+    """What the correspondence net learns from: adds `lr`, the image's perspective warp as `warped`, and the `homography`."""
+
+    def __init__(self, smallest: float, largest: float):
+        self._range = (smallest, largest)
+
+    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        hr = np.ascontiguousarray(element["hr"])
+        warped, homography = perspective_warp(hr, rng, *self._range)
+        images = {"lr": downscale(hr), "hr": hr, "warped": warped, "homography": homography.astype(np.float32)}
+        return images | _kept(element)
+
+
+def _kept(element: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: element[name] for name in ("skipped",) if name in element}
+
+
+def _check_size(element: Mapping[str, Any], patch: int) -> tuple[int, int]:
+    """Height and width; InputError if a patch is larger."""
+    height, width = element["hr"].shape[:2]
+    if min(height, width) < patch:
+        raise InputError(
+            f"{element['name']}: {patch}x{patch} pixels (config.data.patch) expected, got {height}x{width}; "
+            f"prepare with --smallest={patch}"
+        )
+    return height, width
 
 
 def training_batches(
@@ -111,6 +146,7 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     to_device: Callable[[dict[str, np.ndarray]], dict[str, Any]] | None = None,
+    stage: str = "rec",
 ) -> grain.DatasetIterator:
     """Endless batches of 8-bit images for one process, with `get_state` and `set_state`.
 
@@ -120,9 +156,11 @@ def training_batches(
       seed: of shuffling, augmentation and warps.
       process_index, process_count: this process, of all.
       to_device: applied to every batch, a few batches ahead.
+      stage: what is trained; `teacher` and `student` get pairs of an image and its warp.
 
     Returns:
-      Iterator over dicts of `lr`, `hr`, `ref`, `ref_p`, `ref_lr_p`, each (batch_size / process_count, ., ., 3) uint8; with
+      Iterator over dicts of `lr`, `hr`, `ref`, `ref_p`, `ref_lr_p`, each (batch_size / process_count, ., ., 3) uint8, or of `lr`,
+      `hr`, `warped`, and `homography` (batch_size / process_count, 3, 3) float32, from pixels of `hr` to those of `warped`; with
       `config.skip_damaged` also `skipped`, the number of damaged records passed over for each image.
 
     Raises:
@@ -153,9 +191,13 @@ def training_batches(
         has_references = examples.has_references
         if config.skip_damaged:
             examples = PassOver(examples)
-    pair = ChooseReference(config.patch) if has_references else MakePair(config.patch, config.view)
+    if stage in ("teacher", "student"):
+        transforms = [Crop(config.patch), FlipAndTurn(), WarpedPair(*config.warp_range)]
+    else:
+        pair = ChooseReference(config.patch) if has_references else MakePair(config.patch, config.view)
+        transforms = [pair, FlipAndTurn(), Reciprocal(config.warp, *config.warp_range)]
     dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
-    for transform in [pair, FlipAndTurn(), Reciprocal(config.warp, *config.warp_range)]:
+    for transform in transforms:
         dataset = dataset.random_map(transform)
     dataset = dataset[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
     batches = dataset.to_iter_dataset(

@@ -5,6 +5,7 @@ evaluation ask for nothing else. Single-image models take part under the same ca
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 from ml_collections import ConfigDict
@@ -29,13 +30,13 @@ MODELS = {
 }
 
 
-def build(config: ConfigDict) -> nn.Module:
-    """The model `config.name`, with the other fields of `config` as its attributes."""
+def build(config: ConfigDict, models: Mapping[str, type[nn.Module]] = MODELS) -> nn.Module:
+    """The one of `models` that is called `config.name`, with the other fields of `config` as its attributes."""
     fields = config.to_dict()
     name = fields.pop("name")
-    if name not in MODELS:
-        raise InputError(f"config.model.name: one of {', '.join(MODELS)} expected, got {name!r}")
-    known = [field.name for field in dataclasses.fields(MODELS[name]) if field.name not in ("parent", "name")]
+    if name not in models:
+        raise InputError(f"config.model.name: one of {', '.join(models)} expected, got {name!r}")
+    known = [field.name for field in dataclasses.fields(models[name]) if field.name not in ("parent", "name")]
     if unknown := [field for field in fields if field not in known]:
         raise InputError(f"config.model: {name} has no {', '.join(unknown)}; it has: {', '.join(known)}")
-    return MODELS[name](**fields)
+    return models[name](**fields)
