@@ -57,14 +57,13 @@ def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray
     """
     # Models with a global statistic take the part that is no padding; others need not.
     takes_valid = "valid" in inspect.signature(type(model).__call__).parameters
-    reach = getattr(model, "reach", None)
 
     @jax.jit
     def apply(params, lr, ref, valid):
         return model.apply({"params": params}, lr, ref, **({"valid": valid} if takes_valid else {}))
 
     def run(params, lr, ref, valid):
-        if reach is not None:
+        if (reach := getattr(model, "reach", None)) is not None:
             height, width = (-(-(size + reach) // STEP) * STEP for size in valid)
             lr = lr[:height, :width]
         images = (image[None].astype(np.float32) / 255 for image in (lr, ref))

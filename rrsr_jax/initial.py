@@ -142,7 +142,10 @@ def gan_params(config: ConfigDict) -> dict:
         params = draw(functools.partial(_discriminator, config), config.seed)
         if path := config.weights.discriminator:
             loaded = weights.load("c2_discriminator", path)
-            params = {"discriminator": loaded["params"], "discriminator_stats": loaded["batch_stats"]}
+            loaded = {"discriminator": loaded["params"], "discriminator_stats": loaded["batch_stats"]}
+            what = f"{path} (config.weights.discriminator) and config.discriminator"
+            check_shapes(what, flat_shapes(params), flat_shapes(loaded))
+            params = loaded
         elif "discriminator" in source:
             params = _fitted(config, params, {part: source[part] for part in params})
     if config.loss.perceptual:
