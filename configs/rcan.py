@@ -1,4 +1,4 @@
-"""RCAN, without reference: data, batch and steps of RRSR's run, the rate halved as in its own paper.
+"""RCAN, without reference: EDSR's config with another model.
 
     python -m rrsr_jax.main --config=configs/rcan.py --workdir=runs/rcan
 
@@ -7,16 +7,10 @@ Published result: CUFED5 26.06 dB / 0.769.
 
 from ml_collections import ConfigDict
 
-from configs import cufed5
+from configs import edsr
 
 
 def get_config() -> ConfigDict:
-    c = cufed5.get_config()
+    c = edsr.get_config()
     c.model = ConfigDict(dict(name="rcan", features=64, groups=10, blocks=20, reduction=16))
-    c.weights = ConfigDict()
-    c.loss.rtrr = 0.0  # a model that ignores its reference learns nothing from it
-    c.learning_rates = ConfigDict(dict(default=1e-4))
-    c.decay_steps = (200_000,)
-    c.decay_factor = 0.5
-    c.eval.columns = "lr_itself"
     return c
