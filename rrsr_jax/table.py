@@ -39,6 +39,9 @@ DECISIVE = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay"
 # PSNR and SSIM on CUFED5 by config, as RRSR's paper has them (Tables 1 and 2).
 PUBLISHED = {
     "cufed5": (28.83, 0.856),
+    "rtrr_0_0": (28.70, 0.853),
+    "rtrr_0_4": (28.83, 0.856),
+    "k16": (28.83, 0.856),
     "c2": (28.40, 0.846),
     "c2_pfa": (28.63, 0.851),
     "c2_pfa_ras": (28.70, 0.853),

@@ -41,6 +41,7 @@ def shrunk(name):
         config.discriminator.update(features=(4, 4), head=4)
     config.eval.columns = config.eval.columns or "bicubic"  # models are evaluated elsewhere
     config.update(batch_size=1, steps=1)
+    config.loss.update({term: float(weight > 0) for term, weight in config.loss.items()})  # any weight is like another
     return config
 
 
@@ -81,6 +82,22 @@ def test_reciprocal_configs_differ_in_the_loss_alone(name):
     assert (plain.loss.rtrr, reciprocal.loss.rtrr) == (0, 0.4)
     reciprocal.loss.rtrr = 0.0
     assert plain.to_json() == reciprocal.to_json()
+
+
+@pytest.mark.parametrize(
+    ("folder", "field", "values"),
+    [("fig5b", "loss.rtrr", [0, 0.2, 0.4, 0.6, 0.8, 1]), ("experts", "model.experts", [16, 32, 8])],
+)
+def test_a_figures_configs_differ_from_the_papers_run_in_its_one_field(folder, field, values):
+    parent, found = get_config("configs.cufed5"), []
+    for name in (name for name in ALL if name.startswith(f"configs.{folder}.")):
+        config = get_config(name)
+        part, key = field.split(".")
+        found.append(config[part][key])
+        assert name.endswith(str(found[-1]).replace(".", "_"))
+        config[part][key] = parent[part][key]
+        assert config.to_json() == parent.to_json()
+    assert found == values
 
 
 def test_left_half_of_table_2_adds_one_thing_at_a_time():
