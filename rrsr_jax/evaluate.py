@@ -27,7 +27,7 @@ from rrsr_jax.protocols import TestSet, bucket_inputs, bucket_plan, crop_to_mult
 Upscaler = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
 
 STEP = 32  # sizes to cut to, in pixels of `lr`, so that few are compiled
-METRICS = ("psnr_y", "ssim_y")
+METRICS = ("psnr_y", "ssim_y", "gmsd_y")
 
 
 class Stopped(Exception):
@@ -38,10 +38,10 @@ class Evaluation(NamedTuple):
     """What came out for one set.
 
     Attributes:
-      summary: {"images": number, "border": .., "columns": {column: {"psnr_y": mean, "ssim_y": mean, "worse_than_lr_itself":
-        number of images}}, "failed": {"name, column": reason}}; what failed is in no mean.
+      summary: {"images": number, "border": .., "columns": {column: {metric: mean of each of METRICS,
+        "worse_than_lr_itself": number of images}}, "failed": {"name, column": reason}}; what failed is in no mean.
       names: of all images, in order.
-      scores: {column: {name: {"psnr_y": .., "ssim_y": ..}}}.
+      scores: {column: {name: {metric: value}}}.
     """
 
     summary: dict[str, Any]
@@ -94,7 +94,7 @@ def evaluate(
       Stopped: `stop` said so; the same call goes on from there.
     """
     log(f"evaluating {test_set.name}: {len(test_set)} images, {', '.join(test_set.columns)}")
-    done = _Rows(out, dict(run) | {"border": border, **test_set.identity()})
+    done = _Rows(out, dict(run) | {"border": border, "metrics": METRICS, **test_set.identity()})
     failed, shapes, names = {}, set(), []
     plan = bucket_plan(test_set)
     total = len(test_set) * len(test_set.columns)

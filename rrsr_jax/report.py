@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import math
 import pathlib
 import string
 from collections.abc import Mapping, Sequence
@@ -75,18 +76,23 @@ PUBLISHED = {
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The results of all sets as text; published figures stand beside a complete published set."""
+    """The results of all sets as text; published figures stand beside a complete published set.
+
+    What was written before there was GMSD has `nan` in its place.
+    """
     lines = []
     for name, result in results.items():
         base = result["columns"].get("bicubic", {}).get("psnr_y")
-        lines.append(f"{name}: {result['images']} images, on Y, {result['border']} pixels of border left out")
-        lines.append(f"{'':24}{'PSNR':>10}{'SSIM':>9}{'gain':>10}{'worse than LR itself':>23}")
+        border = f"{result['border']} pixels of border left out"
+        lines.append(f"{name}: {result['images']} images, on Y, {border}; GMSD: the lower the better")
+        lines.append(f"{'':24}{'PSNR':>10}{'SSIM':>9}{'GMSD':>9}{'gain':>10}{'worse than LR itself':>23}")
         for column, row in result["columns"].items():
             gain = f"{row['psnr_y'] - base:+.2f} dB" if base is not None and column != "bicubic" else ""
             worse = row.get("worse_than_lr_itself")
             worse = "" if worse is None else f"{worse} of {result['images']}"
             label = column.replace("_", " ")
-            lines.append(f"{label:24}{row['psnr_y']:7.2f} dB{row['ssim_y']:9.4f}{gain:>10}{worse:>23}".rstrip())
+            scores = f"{row['psnr_y']:7.2f} dB{row['ssim_y']:9.4f}{row.get('gmsd_y', math.nan):9.4f}"
+            lines.append(f"{label:24}{scores}{gain:>10}{worse:>23}".rstrip())
         whole = name in datasets.BUILDERS and result["images"] == datasets.BUILDERS[name].COUNT
         whole = whole and result["exact"] and not result["failed"]
         for method, (psnr, ssim) in PUBLISHED.get(name, {}).items() if whole else ():
@@ -113,7 +119,7 @@ def write_page(path: pathlib.Path, test_set: TestSet, evaluation: Evaluation, sh
         pictures = {"ground truth": crop_to_multiple(example["hr"])}
         for column, rows in evaluation.scores.items():
             if name in rows:
-                label = f"{column.replace('_', ' ')}, {rows[name]['psnr_y']:.2f} dB"
+                label = f"{column.replace('_', ' ')}, {rows[name]['psnr_y']:.2f} dB, GMSD {rows[name]['gmsd_y']:.4f}"
                 pictures[label] = np.asarray(Image.open(path.parent / column / f"{name}.png"))
         caption = f"{name}: {gain:+.2f} dB over bicubic"
         if max(pictures["ground truth"].shape) > LARGEST_SHOWN:

@@ -30,12 +30,13 @@ import jax
 from rrsr_jax import runs
 from rrsr_jax.checkpoints import check_same_run, write_atomically
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluate import METRICS
 from rrsr_jax.runs import Run
 from rrsr_jax.train import StopRequest
 
 # The parts of a config that the time of a step depends on.
 DECISIVE = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay")
+# The metrics of `evaluate`, and how many digits of them are shown.
+DIGITS = {"psnr_y": 2, "ssim_y": 4, "gmsd_y": 4}
 # PSNR and SSIM on CUFED5 by config, as RRSR's paper has them (Tables 1 and 2).
 PUBLISHED = {
     "cufed5": (28.83, 0.856),
@@ -198,9 +199,10 @@ def markdown(table: Mapping[str, Any]) -> str:
     sets = dict.fromkeys(name for row in table.values() for seed in row["seeds"].values() for name in seed["sets"])
     lines = []
     for name in sets:
-        titles = ("config", "reference", "border", "seeds", "steps", "minutes", "PSNR", "SSIM", "paper: PSNR", "SSIM")
+        titles = ("config", "reference", "border", "seeds", "steps", "minutes", "PSNR", "SSIM", "GMSD")
+        titles += ("paper: PSNR", "SSIM")
         lines += [
-            f"{name}, on Y; the paper's figures are those of CUFED5",
+            f"{name}, on Y, GMSD the lower the better; the paper's figures are those of CUFED5",
             "",
             _row(*titles),
             "|---" * len(titles) + "|",
@@ -222,7 +224,7 @@ def _result_row(label: str, name: str, found: Sequence[Mapping[str, Any]], colum
     """One row, of the seeds that are finished; bicubic knows neither seeds nor steps."""
     published = published or ("", "")
     if not found:
-        return _row(label, "", "", 0, "", "", "", "", *published)
+        return _row(label, "", "", 0, "", "", *[""] * len(DIGITS), *published)
     results = [seed["sets"][name] for seed in found]
     scores = _scores([result["columns"][column] for result in results])
     if column == "bicubic":
@@ -237,8 +239,12 @@ def _row(*cells: Any) -> str:
 
 
 def _scores(seeds: Sequence[Mapping[str, float]]) -> list[str]:
+    """Mean and deviation of each metric that all of them have: older results are without GMSD."""
     shown = []
-    for metric, digits in zip(METRICS, (2, 4), strict=True):
+    for metric, digits in DIGITS.items():
+        if not all(metric in seed for seed in seeds):
+            shown.append("")
+            continue
         values = [seed[metric] for seed in seeds]
         spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
         shown.append(f"{statistics.mean(values):.{digits}f}{spread}")

@@ -251,6 +251,18 @@ def test_an_interrupted_evaluation_goes_on(photos, tmp_path):
     assert len(calls) == before + 10
 
 
+def test_results_without_a_metric_are_not_taken_over(photos, tmp_path):
+    out, test_set = tmp_path / "out", open_set(photos, "photos", columns="bicubic")
+    fresh = evaluate.evaluate(None, test_set, 4, out, RUN)
+    run = json.loads((out / "run.json").read_text())
+    del run["metrics"]  # as written before there was GMSD
+    (out / "run.json").write_text(json.dumps(run))
+    text = (out / "images.csv").read_text()
+    (out / "images.csv").write_text("".join(line.rpartition(",")[0] + "\n" for line in text.splitlines()))
+    assert evaluate.evaluate(None, test_set, 4, out, RUN) == fresh
+    assert (out / "images.csv").read_text() == text
+
+
 def test_results_of_another_choice_of_images_or_columns_are_not_taken_over(photos, tmp_path):
     """`unrelated` depends on how many images there are, and buckets on all shapes."""
     fresh = {}
@@ -313,7 +325,7 @@ def test_equal_images_leave_the_mean_finite(tmp_path):
     source = write(tmp_path / "in", {"flat.png": grey(255, 48, 48), "b.png": noise(48, 48)})
     prepare.prepare("photos", str(source), str(tmp_path))
     outcome = evaluate.evaluate(None, open_set(tmp_path, "photos", columns="bicubic"), 4, tmp_path / "out", RUN)
-    assert outcome.scores["bicubic"]["flat"] == {"psnr_y": 100.0, "ssim_y": 1.0}
+    assert outcome.scores["bicubic"]["flat"] == {"psnr_y": 100.0, "ssim_y": 1.0, "gmsd_y": 0.0}
 
 
 def test_per_image_rows(photos, tmp_path):
@@ -322,7 +334,9 @@ def test_per_image_rows(photos, tmp_path):
     assert len(rows) == 15
     assert len({(row["name"], row["column"]) for row in rows}) == 15
     for row in rows:
-        assert float(row["psnr_y"]) == outcome.scores[row["column"]][row["name"]]["psnr_y"]
+        assert list(row) == ["name", "column", *evaluate.METRICS]
+        for metric in evaluate.METRICS:
+            assert float(row[metric]) == outcome.scores[row["column"]][row["name"]][metric]
 
 
 def test_the_model_gets_the_valid_part():
@@ -384,18 +398,21 @@ def test_embedded_photographs():
 
 
 def summary(images, psnr=25.0):
-    row = {"psnr_y": psnr, "ssim_y": 0.7}
+    row = {"psnr_y": psnr, "ssim_y": 0.7, "gmsd_y": 0.125}
     columns = {"bicubic": row, "level_1": row | {"psnr_y": psnr + 1.5}}
     return {"images": images, "border": 4, "columns": columns, "failed": {}, "exact": True}
 
 
 def test_published_figures_stand_beside_whole_sets_only():
     text = report.table({"cufed5": summary(126)})
-    assert re.search(r"level 1 +26\.50 dB +0\.7000 +\+1\.50 dB", text)
+    assert re.search(r"level 1 +26\.50 dB +0\.7000 +0\.1250 +\+1\.50 dB", text)
     assert re.search(r"published: RRSR-rec +28\.83 +0\.856", text)
     assert "published" not in report.table({"cufed5": summary(125), "cufed5/mine": summary(126), "photos": summary(3)})
     for change in ({"exact": False}, {"failed": {"000, level_1": "no memory"}}):
         assert "published" not in report.table({"cufed5": summary(126) | change})
+    before = summary(3)
+    before["columns"] = {"bicubic": {"psnr_y": 25.0, "ssim_y": 0.7}}  # as written before there was GMSD
+    assert re.search(r"bicubic +25\.00 dB +0\.7000 +nan\n", report.table({"photos": before}) + "\n")
 
 
 def test_the_page_shows_worst_and_best_and_needs_nothing_else(photos, tmp_path):
@@ -418,6 +435,7 @@ def test_the_page_shows_worst_and_best_and_needs_nothing_else(photos, tmp_path):
     for data in re.findall(r'<script type="application/json">(.*?)</script>', page):
         pictures = json.loads(data)
         assert len(pictures) == 4
+        assert re.match(r"bicubic, \d+\.\d\d dB, GMSD 0\.\d{4}$", list(pictures)[1])
         assert all(url.startswith("data:image/jpeg;base64,") for url in pictures.values())
     report.write_sheets(tmp_path, test_set, outcome, 2)
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 2

@@ -12,6 +12,7 @@ import pytest
 
 from rrsr_jax import runs, table
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluate import METRICS
 from tests.test_configs import ALL
 from tests.test_train import ROOT, lines
 
@@ -56,8 +57,8 @@ def fake_execute(calls, status=lambda run: 0):
         if status(run):
             return status(run)
         run.workdir.mkdir(parents=True)
-        psnr = {"psnr_y": 20.0 + run.config.seed, "ssim_y": 0.5}
-        result = {"columns": {"bicubic": psnr, "lr_itself": psnr}, "failed": {}, "border": 4}
+        scores = {"psnr_y": 20.0 + run.config.seed, "ssim_y": 0.5, "gmsd_y": 0.1}
+        result = {"columns": {"bicubic": scores, "lr_itself": scores}, "failed": {}, "border": 4}
         (run.workdir / "results.json").write_text(json.dumps({"step": run.config.steps, "sets": {"embedded": result}}))
         (run.workdir / "config.json").write_text(run.config.to_json())
         (run.workdir / "metrics.jsonl").write_text('{"step": 40, "train/loss": 1, "images_per_second": 0.5}\n')
@@ -101,7 +102,9 @@ def test_interrupted_lists_go_on_where_they_stopped(configs, tmp_path):
     assert "run 2 of 2, second seed 0" in err
     for name in ("first", "second"):
         assert [line["step"] for line in lines(workdir / name / "seed_0")] == list(range(1, 1001))
-        assert re.search(rf"\| {name} \| lr itself \| 4 \| 1 \| 1000 \| \d+\.\d \| \d+\.\d\d \| 0\.\d{{4}} \|", out)
+        assert re.search(
+            rf"\| {name} \| lr itself \| 4 \| 1 \| 1000 \| \d+\.\d \| \d+\.\d\d \| 0\.\d{{4}} \| 0\.\d{{4}} \|", out
+        )
     written = json.loads((workdir / "table.json").read_text())
     assert written["second"]["seeds"]["0"]["sets"]["embedded"]["images"] == 2
 
@@ -132,7 +135,10 @@ def test_every_seed_of_every_config_once(configs, tmp_path, monkeypatch, capsys)
     arguments = [f"--configs={configs}", f"--workdir={tmp_path / 'runs'}", "--set", "steps=7", "seed=3"]
     table.main([*arguments, "--seeds=2"])
     assert calls == [("first", 3, 7), ("first", 4, 7), ("second", 3, 7), ("second", 4, 7)]
-    assert "| first | lr itself | 4 | 2 | 7 | 0.2 | 23.50 ± 0.71 | 0.5000 ± 0.0000 |  |  |" in capsys.readouterr().out
+    assert (
+        "| first | lr itself | 4 | 2 | 7 | 0.2 | 23.50 ± 0.71 | 0.5000 ± 0.0000 | 0.1000 ± 0.0000 |  |  |"
+        in capsys.readouterr().out
+    )
     table.main([*arguments, "--seeds=3"])
     assert calls[4:] == [("first", 5, 7), ("second", 5, 7)]
 
@@ -162,7 +168,7 @@ def test_a_run_that_fails_costs_the_others_nothing(configs, tmp_path, monkeypatc
     captured = capsys.readouterr()
     assert "first seed 0 failed with exit status 2" in captured.err
     assert re.search(r"error: 1 run\(s\) failed, see above: .*first/seed_0", captured.err)
-    assert "| first |  |  | 0 |  |  |  |  |  |  |" in captured.out
+    assert "| first |  |  | 0 |  |  |  |  |  |  |  |" in captured.out
     assert "| second | lr itself | 4 | 1 | 40 |" in captured.out
 
 
@@ -236,19 +242,23 @@ def test_published_figures_belong_to_configs_and_are_those_of_their_docstrings()
 
 
 def test_table_of_two_seeds_beside_the_published_row():
-    def seed(psnr):
-        columns = {"bicubic": {"psnr_y": 24.0, "ssim_y": 0.7}, "level_1": {"psnr_y": psnr, "ssim_y": 0.8}, "stack": {}}
+    def seed(psnr, **changes):
+        bicubic = {"psnr_y": 24.0, "ssim_y": 0.7, "gmsd_y": 0.2}
+        columns = {"bicubic": bicubic, "level_1": {"psnr_y": psnr, "ssim_y": 0.8} | changes, "stack": {}}
         return {"step": 9, "minutes": 1.5, "sets": {"cufed5": {"columns": columns, "border": 4}}}
 
     rows = {
-        "c2": {"published": (28.4, 0.846), "seeds": {0: seed(28.0), 1: seed(28.2)}},
+        "c2": {"published": (28.4, 0.846), "seeds": {0: seed(28.0, gmsd_y=0.11), 1: seed(28.2, gmsd_y=0.13)}},
+        "older": {"published": None, "seeds": {0: seed(28.0), 1: seed(28.0, gmsd_y=0.1)}},
         "masa": {"published": (27.47, 0.815), "seeds": {}},
     }
     text = table.markdown(rows).splitlines()
     assert text[0].startswith("cufed5, on Y")
     assert text[4:] == [
-        "| bicubic |  | 4 |  |  |  | 24.00 | 0.7000 |  |  |",
-        "| c2 | level 1 | 4 | 2 | 9 | 1.5 | 28.10 ± 0.14 | 0.8000 ± 0.0000 | 28.4 | 0.846 |",
-        "| masa |  |  | 0 |  |  |  |  | 27.47 | 0.815 |",
+        "| bicubic |  | 4 |  |  |  | 24.00 | 0.7000 | 0.2000 |  |  |",
+        "| c2 | level 1 | 4 | 2 | 9 | 1.5 | 28.10 ± 0.14 | 0.8000 ± 0.0000 | 0.1200 ± 0.0141 | 28.4 | 0.846 |",
+        "| older | level 1 | 4 | 2 | 9 | 1.5 | 28.00 ± 0.00 | 0.8000 ± 0.0000 |  |  |  |",
+        "| masa |  |  | 0 |  |  |  |  |  | 27.47 | 0.815 |",
     ]
+    assert tuple(table.DIGITS) == METRICS
     assert all(line.count("|") == text[2].count("|") for line in text[2:])

@@ -81,6 +81,7 @@ def test_outputs_of_a_run(finished_run):
     columns = results["embedded"]["columns"]
     assert list(columns) == ["bicubic", "reference", "unrelated", "lr_itself"]
     assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in columns.values())
+    assert all(0 < row["gmsd_y"] < 0.5 for row in columns.values())
     logged = lines(workdir)
     assert [line["step"] for line in logged] == [1, 2, 3]
     for key in (
@@ -167,7 +168,7 @@ def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypa
     ):
         train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
     columns = json.loads((workdir / "results.json").read_text())["sets"]["embedded"]["columns"]
-    assert columns == {"bicubic": {k: results["embedded"]["columns"]["bicubic"][k] for k in ("psnr_y", "ssim_y")}}
+    assert columns == {"bicubic": {k: results["embedded"]["columns"]["bicubic"][k] for k in evaluate.METRICS}}
 
 
 def test_a_finished_run_is_only_evaluated_again(finished_run):
