@@ -18,6 +18,7 @@ from rrsr_jax.step import (
     TrainState,
     compile_step,
     create_state,
+    largest_gradient,
     make_optimizer,
     merge,
     parameter_rates,
@@ -51,7 +52,7 @@ def make_gan_step(
          on `sr` alone.
 
     Metrics, unweighted: `rec`, `rtrr`, `perceptual`, `adversarial`; `loss`, their weighted sum; `grad_norm` of the generator;
-    `real` and `fake`, the discriminator's mean verdicts, and `penalty`. Results do not depend on how many devices share a batch.
+    `real` and `fake`, the discriminator's mean verdicts, and `penalty`; `largest_gradient` of both networks. Results do not depend on how many devices share a batch.
     """
     pixel, full = (compile_step(functools.partial(_step, model, config, judged), mesh) for judged in (False, True))
 
@@ -72,9 +73,11 @@ def _step(model, config, judged: bool, state, batch):
         return passes(functools.partial(model.apply, {"params": merge(trained, frozen)}), batch, weights)
 
     images, pull_back = jax.vjp(generate, trained)
-    verdict = {}
+    verdict, judge_gradient = {}, {}
     if judged and "discriminator" in gan:
-        gan, opt_state["discriminator"], verdict = _move_discriminator(gan, images["sr"], batch["hr"], state, config)
+        gan, opt_state["discriminator"], verdict, judge_gradient = _move_discriminator(
+            gan, images["sr"], batch["hr"], state, config
+        )
 
     def loss(images):
         terms = pixel_terms(images, batch, weights)
@@ -86,12 +89,13 @@ def _step(model, config, judged: bool, state, batch):
     cotangent, metrics = jax.grad(loss, has_aux=True)(images)
     gradient, metrics = jax.lax.pmean((pull_back(cotangent)[0], metrics | verdict), DATA_AXIS)
     metrics["grad_norm"] = optax.tree.norm(gradient)
+    metrics["largest_gradient"] = largest_gradient({**gradient, **judge_gradient}, state.params)
     trained, opt_state["generator"], ema = update(gradient, trained, opt_state["generator"], state.ema, config, rates)
     return TrainState(state.step + 1, {**merge(trained, frozen), **gan}, opt_state, ema), metrics
 
 
 def _move_discriminator(gan, sr, hr, state, config):
-    """The parts with the discriminator moved, its optimiser, and metrics."""
+    """The parts with the discriminator moved, its optimiser, metrics, and its gradient."""
     flat, rates = _discriminator(gan, config)
     alpha = _between(config, state.step, len(hr))
 
@@ -107,7 +111,7 @@ def _move_discriminator(gan, sr, hr, state, config):
     optimizer = make_optimizer(config, rates, config.pixel_steps)
     updates, opt_state = optimizer.update(gradient, state.opt_state["discriminator"])
     moved = merge(optax.apply_updates(flat, updates), {})
-    return {**gan, **moved, "discriminator_stats": stats}, opt_state, metrics
+    return {**gan, **moved, "discriminator_stats": stats}, opt_state, metrics, gradient
 
 
 def _judged_terms(gan, sr, hr, config) -> dict[str, jax.Array]:

@@ -156,7 +156,7 @@ def minimise(
     """The compiled step that minimises the sum of `terms` of parameters and batch, weighted by `config.loss`.
 
     Terms that `config.loss` does not name are metrics. Further metrics: `loss`, the weighted sum; `grad_norm` over trained
-    parameters.
+    parameters; `largest_gradient`, see there.
     """
     weights = config.loss.to_dict()
 
@@ -171,7 +171,10 @@ def minimise(
 
         gradient, metrics = jax.lax.pmean(jax.grad(loss, has_aux=True)(trained), DATA_AXIS)
         trained, opt_state, ema = update(gradient, trained, state.opt_state, state.ema, config, rates)
-        metrics["grad_norm"] = optax.tree.norm(gradient)
+        metrics |= {
+            "grad_norm": optax.tree.norm(gradient),
+            "largest_gradient": largest_gradient(gradient, state.params),
+        }
         return TrainState(state.step + 1, merge(trained, frozen), opt_state, ema), metrics
 
     return compile_step(step, mesh)
@@ -191,6 +194,18 @@ def update(
     if config.ema_decay:
         ema = optax.incremental_update(trained, ema, 1 - config.ema_decay)
     return trained, opt_state, ema
+
+
+def largest_gradient(gradient: Mapping[str, jax.Array], params: Mapping) -> jax.Array:
+    """Place in `parameter_names(params)` of the gradient with the largest norm; one that is not a number is larger than all."""
+    names, all_names = sorted(gradient), parameter_names(params)
+    squares = jnp.stack([jnp.sum(jnp.square(gradient[name])) for name in names])
+    return jnp.array([all_names.index(name) for name in names])[jnp.argmax(squares)]
+
+
+def parameter_names(params: Mapping) -> list[str]:
+    """Paths of all parameters, in order."""
+    return sorted(traverse_util.flatten_dict(params, sep="/"))
 
 
 def compile_step(

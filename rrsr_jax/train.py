@@ -17,7 +17,7 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.progress import Progress, log
 from rrsr_jax.results import Results
 from rrsr_jax.stages import Stage
-from rrsr_jax.step import DATA_AXIS, TrainState, eval_params, make_decay, make_mesh, place
+from rrsr_jax.step import DATA_AXIS, TrainState, eval_params, make_decay, make_mesh, parameter_names, place
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
@@ -160,10 +160,12 @@ def _train(state: TrainState, batches, stage: Stage, config, checkpoints, stop, 
         skipped += int(np.sum(batch.pop("skipped", 0)))
         state, metrics = stage.step(state, batch)
         step += 1
+        largest = int(metrics.pop("largest_gradient"))
         metrics = {k: float(v) for k, v in metrics.items()} | ({"skipped": skipped} if skipped else {})
         if not all(np.isfinite(v) for v in metrics.values()):
             raise FloatingPointError(
-                f"step {step}: not finite: {metrics}; the last good checkpoint is {checkpoints.latest()}. "
+                f"step {step}: not finite: {metrics}; the largest gradient is that of "
+                f"{parameter_names(state.params)[largest]}; the last good checkpoint is {checkpoints.latest()}. "
                 "Look at the data of this step, or start in a new workdir with a lower learning rate"
             )
         progress.stepped(step)

@@ -103,7 +103,7 @@ def test_terms_of_weight_zero_are_left_out():
     state, train_step = start(tiny_config(loss__rtrr=0.0))
     images = {k: v for k, v in batch().items() if k in ("lr", "hr", "ref")}
     _, metrics = train_step(state, images)
-    assert set(metrics) == {"rec", "loss", "grad_norm"}
+    assert set(metrics) == {"rec", "loss", "grad_norm", "largest_gradient"}
     np.testing.assert_allclose(metrics["rec"], metrics["loss"])
 
 
@@ -189,6 +189,46 @@ def test_moving_average():
     np.testing.assert_allclose(steps.eval_params(state)["tail"]["kernel"], expected, rtol=1e-5)
     off, _ = start(tiny_config())
     assert steps.eval_params(off) is off.params
+
+
+class RootOfZero(Convolution):
+    """Its result is finite, and so are all gradients but that of `root`: half of 0 ** -0.5, times 0."""
+
+    @nn.compact
+    def __call__(self, lr, ref):
+        zero = self.param("root", nn.initializers.zeros, ())
+        return super().__call__(lr, ref) + jnp.where(zero > 0, jnp.sqrt(zero), 0.0)
+
+
+def test_one_gradient_that_is_not_finite_is_found():
+    config = tiny_config(learning_rates__vgg=0.0)
+    state, train_step = start(config, model=RootOfZero())
+    names = sorted(traverse_util.flatten_dict(state.params, sep="/"))
+    assert names.index("root") not in (0, len(names) - 1)
+    state, metrics = train_step(state, batch())
+    assert np.isfinite(metrics["loss"])
+    assert np.isnan(metrics["grad_norm"])
+    assert steps.gradient_name(state.params, config, int(metrics["largest_gradient"])) == "root"
+
+
+def test_the_largest_gradient_is_found():
+    """Through Adam's first moment, which is a tenth of the first gradient."""
+    config = tiny_config(learning_rates__vgg=0.0)
+    state, train_step = start(config)
+    state, metrics = train_step(state, batch())
+    norms = {name: np.linalg.norm(moment) / 0.1 for name, moment in state.opt_state[0].mu.items()}
+    largest = max(norms, key=norms.get)
+    assert steps.gradient_name(state.params, config, int(metrics["largest_gradient"])) == largest
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(list(norms.values())), rtol=1e-5)
+    gradient = {
+        "b": jnp.array([3.0, 4.0]),
+        "a": jnp.array([4.5]),
+        "c": jnp.array([-jnp.inf]),
+        "d": jnp.array([jnp.nan]),
+    }
+    for left_out, largest in ((0, 3), (1, 2), (2, 1)):
+        kept = dict(list(gradient.items())[: 4 - left_out])
+        assert int(steps.gradient_metrics(kept)["largest_gradient"]) == largest
 
 
 def test_one_trace_for_a_whole_run():
