@@ -1,18 +1,30 @@
-"""A run's folder: which config it belongs to, and its checkpoints (Orbax), state and data iterator together."""
+"""A run's folder: which config it belongs to, and its checkpoints (Orbax).
 
+A checkpoint is a folder with the items `state`, `data` (where the data iterator stands) and `description`, and their checksums.
+It is written under another name; called by its step, it is complete.
+"""
+
+import contextlib
+import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import platform
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError, check_shapes
+from rrsr_jax.integrity import has_checkpoint, newest_intact, write_checksums
+from rrsr_jax.progress import log
 from rrsr_jax.step import TrainState
 
 # What may differ between a run and its continuation: nothing that changes an update already made.
@@ -73,33 +85,70 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def has_checkpoint(workdir: pathlib.Path) -> bool:
-    """Whether the folder holds a finished checkpoint."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
-
-
 class Checkpoints:
-    """The checkpoints of one run; `keep` of them to write some, None to read only."""
+    """The checkpoints of one run. The newest intact one counts; damaged ones after it are reported.
 
-    def __init__(self, workdir: pathlib.Path, keep: int | None = None):
-        if keep is None and not has_checkpoint(workdir):
-            raise InputError(f"no checkpoint in {workdir}/checkpoints; the folder of a run expected that has saved one")
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None, create=keep is not None)
-        handlers = dict(state=ocp.StandardCheckpointHandler(), data=grain.checkpoint.CheckpointHandler())
+    Args:
+      workdir: the run's folder.
+      config: of a run that goes on and saves, keeping `keep_checkpoints`; damaged checkpoints are renamed to make way.
+        None to read only, which changes nothing on disk.
+
+    Raises:
+      InputError: nothing to read, or nothing intact.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None):
+        self._config, self._folder = config, workdir.absolute() / "checkpoints"
+        self._latest = self._saving = None
+        if config is None or has_checkpoint(workdir):
+            self._latest = _choose(workdir, rename=config is not None)
+        handlers = dict(
+            state=ocp.StandardCheckpointHandler(),
+            data=grain.checkpoint.CheckpointHandler(),
+            description=ocp.JsonCheckpointHandler(),
+        )
+        options = dict(read_only=True, create=False)
+        if config is not None:
+            finish = ocp.AsyncOptions(post_finalization_callback=self._write_checksums)
+            options = dict(max_to_keep=config.keep_checkpoints, cleanup_tmp_directories=True, async_options=finish)
         self._manager = ocp.CheckpointManager(
-            workdir.absolute() / "checkpoints", item_handlers=handlers, options=options
+            self._folder, item_handlers=handlers, options=ocp.CheckpointManagerOptions(**options)
         )
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint."""
-        return self._manager.latest_step()
+        """Step of the newest checkpoint that is whole, without one that is being saved."""
+        return self._latest
 
     def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
-        """Saves in the background, unless this step is saved already."""
+        """Saves in the background, unless this step is saved already.
+
+        Raises:
+          InputError: the disk is full or broken, now or during the save before.
+        """
+        self.wait()
         step = int(state.step)
-        if step != self.latest():
-            parts = dict(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(batches))
+        if step == self._latest:
+            return
+        parts = dict(
+            state=ocp.args.StandardSave(state),
+            data=grain.checkpoint.CheckpointSave(batches),
+            description=ocp.args.JsonSave(_describe(self._config, step)),
+        )
+        self._saving = step
+        with self._disk_errors():
             self._manager.save(step, args=ocp.args.Composite(**parts))
+
+    def check(self) -> None:
+        """Raises InputError if the save in the background has failed; takes no time."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save in the background; raises InputError if it failed."""
+        if self._saving is not None:
+            with self._disk_errors():
+                self._manager.wait_until_finished()
+            self._latest, self._saving = self._saving, None
 
     def restore(self, like: TrainState, batches: grain.DatasetIterator | None = None) -> TrainState:
         """The newest state, placed like `like`; sets `batches`, where given, to go on from there.
@@ -107,34 +156,92 @@ class Checkpoints:
         Raises:
           InputError: a checkpoint of another model; lists every difference.
         """
-        step = self.latest()
+        step = self._latest
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        saved = self._manager.item_metadata(step)["state"].tree
-        what = f"the arrays of checkpoint {step} in {self._manager.directory}"
-        check_shapes(what, _shapes(ocp.tree.serialize_tree(abstract)), _shapes(saved))
         parts = dict(state=ocp.args.StandardRestore(abstract))
         if batches is not None:
             parts["data"] = grain.checkpoint.CheckpointRestore(batches)
-        try:
+        what = f"the arrays of checkpoint {step} in {self._folder}"
+        with self._unreadable():
+            saved = _shapes(self._manager.item_metadata(step)["state"].tree)
+        check_shapes(what, _shapes(ocp.tree.serialize_tree(abstract)), saved)
+        with self._unreadable():
             return self._manager.restore(step, args=ocp.args.Composite(**parts))["state"]
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"checkpoint {self._manager.directory}/{step} cannot be read (was it written by as many processes?); "
-                f"remove that folder to go on from the one before. {error}"
-            ) from error
 
     def params(self) -> Mapping:
         """The newest checkpoint's parameters as NumPy arrays, of whatever model (for `init_from`)."""
-        step = self.latest()
-        saved = self._manager.item_metadata(step)["state"].tree
-        abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved)
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))["state"][
-            "params"
-        ]
+        with self._unreadable():
+            saved = self._manager.item_metadata(self._latest)["state"].tree
+            abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved)
+            parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            return self._manager.restore(self._latest, args=parts)["state"]["params"]
 
     def close(self) -> None:
-        """Waits for saves in progress."""
-        self._manager.close()
+        """Waits for a save in progress; raises InputError if it failed."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(OSError, ValueError):  # the manager repeats what has been said
+                self._manager.close()
+
+    def _write_checksums(self) -> None:
+        """Orbax calls this when all items are written, before the folder gets its final name."""
+        (folder,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        write_checksums(folder)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Turns what the operating system refuses while saving into an InputError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # TensorStore raises a ValueError with the number in its text.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            code = int(code[1]) if code else getattr(error, "errno", None)
+            if code is None:
+                raise
+            step, self._saving = self._saving, None
+            raise InputError(
+                f"cannot save checkpoint {step} to {self._folder}: {os.strerror(code)}; the last good one is "
+                f"{self._latest}; free space and give the same command again"
+            ) from error
+
+    @contextlib.contextmanager
+    def _unreadable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"checkpoint {self._folder}/{self._latest} cannot be read (was it written by as many processes?); "
+                f"remove that folder to go on from the one before. {error}"
+            ) from error
+
+
+def _choose(workdir: pathlib.Path, rename: bool) -> int:
+    """Step of the checkpoint to go on from, which the first process looks for; tells of damaged ones and may rename them."""
+    step = 0
+    if jax.process_index() == 0:
+        step, damaged = newest_intact(workdir)
+        for other, why in damaged.items():
+            folder = workdir / "checkpoints" / str(other)
+            kept = folder.rename(_free_name(folder)) if rename else folder
+            log(f"checkpoint {other} is damaged ({why}); it stays in {kept}, checkpoint {step} takes its place")
+    return int(multihost_utils.broadcast_one_to_all(np.int32(step))) if jax.process_count() > 1 else step
+
+
+def _free_name(folder: pathlib.Path) -> pathlib.Path:
+    names = (folder.with_name(f"{folder.name}.damaged{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _describe(config: ConfigDict, step: int) -> dict[str, Any]:
+    """See `integrity.description`."""
+    versions = {"python": platform.python_version()}
+    for package in ("rrsr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run without having been installed
+            versions[package] = importlib.metadata.version(package)
+    stage = config.stage if "stage" in config else "rec"
+    return {"config": json.loads(config.to_json()), "stage": stage, "step": step, "versions": versions}
 
 
 def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:

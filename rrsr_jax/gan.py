@@ -52,7 +52,8 @@ def make_gan_step(
          on `sr` alone.
 
     Metrics, unweighted: `rec`, `rtrr`, `perceptual`, `adversarial`; `loss`, their weighted sum; `grad_norm` of the generator;
-    `real` and `fake`, the discriminator's mean verdicts, and `penalty`; `largest_gradient` of both networks. Results do not depend on how many devices share a batch.
+    `real` and `fake`, the discriminator's mean verdicts, and `penalty`; `largest_gradient`, of both networks. Results do not
+    depend on how many devices share a batch.
     """
     pixel, full = (compile_step(functools.partial(_step, model, config, judged), mesh) for judged in (False, True))
 

@@ -11,9 +11,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from rrsr_jax import evaluate, results, stages
-from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir, has_checkpoint
+from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir
 from rrsr_jax.data import pipeline
 from rrsr_jax.errors import InputError
+from rrsr_jax.integrity import has_checkpoint
 from rrsr_jax.progress import Progress, log
 from rrsr_jax.results import Results
 from rrsr_jax.stages import Stage
@@ -58,7 +59,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
         claim_workdir(workdir, config)
 
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config.keep_checkpoints)))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config)))
         stack.enter_context(contextlib.closing(batches))
         stop = stack.enter_context(StopRequest())
         if state is None:
@@ -169,6 +170,7 @@ def _train(state: TrainState, batches, stage: Stage, config, checkpoints, stop, 
                 "Look at the data of this step, or start in a new workdir with a lower learning rate"
             )
         progress.stepped(step)
+        checkpoints.check()
         if step % config.log_every == 0 or step == config.steps:
             progress.write(step, metrics)
         if step % config.image_every == 0 and jax.process_index() == 0:
@@ -179,6 +181,7 @@ def _train(state: TrainState, batches, stage: Stage, config, checkpoints, stop, 
     if step < config.steps:
         log("stop requested: saving")
     checkpoints.save(state, batches)
+    checkpoints.wait()
     return state
 
 
