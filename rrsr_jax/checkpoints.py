@@ -61,7 +61,9 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
     here = _flatten(json.loads(config.to_json()))
     free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA), *(f"model.{name}" for name in _FREE_MODEL)}
     names = [n for n in sorted({*there, *here}) if not any(n == f or n.startswith(f + ".") for f in free)]
-    differences = [f"{n}: {there.get(n)} there, {here.get(n)} here" for n in names if there.get(n) != here.get(n)]
+    nothing = "no such field"  # as with another model, or in a config from before there was that field
+    values = [(name, there.get(name, nothing), here.get(name, nothing)) for name in names]
+    differences = [f"{name}: {old} there, {new} here" for name, old, new in values if old != new]
     if differences:
         raise InputError(
             f"--workdir={path.parent} holds another config's run; choose another folder or its config:\n  "
@@ -201,9 +203,10 @@ class Checkpoints:
             if code is None:
                 raise
             step, self._saving = self._saving, None
+            left = "there is none before it" if self._latest is None else f"the last good one is {self._latest}"
             raise InputError(
-                f"cannot save checkpoint {step} to {self._folder}: {os.strerror(code)}; the last good one is "
-                f"{self._latest}; free space and give the same command again"
+                f"cannot save checkpoint {step} to {self._folder}: {os.strerror(code)}; {left}; "
+                "free space and give the same command again"
             ) from error
 
     @contextlib.contextmanager
@@ -240,8 +243,7 @@ def _describe(config: ConfigDict, step: int) -> dict[str, Any]:
     for package in ("rrsr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run without having been installed
             versions[package] = importlib.metadata.version(package)
-    stage = config.stage if "stage" in config else "rec"
-    return {"config": json.loads(config.to_json()), "stage": stage, "step": step, "versions": versions}
+    return {"config": json.loads(config.to_json()), "stage": config.stage, "step": step, "versions": versions}
 
 
 def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:

@@ -75,12 +75,14 @@ def _damage(folder: pathlib.Path) -> str:
     if not path.exists() and (folder / "state").exists() and not (folder / "description").exists():
         return ""  # of a version without checksums
     try:
-        wrong = [name for name, value in json.loads(path.read_text()).items() if _crc32(folder / name) != value]
+        for name, value in json.loads(path.read_text()).items():
+            if _crc32(folder / name) != value:
+                return f"{folder / name}: not as it was written"
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     except (ValueError, AttributeError) as error:
         return f"{path}: {error}"
-    return f"not as written: {', '.join(wrong)}" if wrong else ""
+    return ""
 
 
 def _crc32(path: pathlib.Path) -> int:

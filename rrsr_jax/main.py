@@ -1,6 +1,7 @@
 """Command line.
 
 python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo [--mode=train|eval] [--config.key=value ...]
+python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]  # the config in its newest checkpoint
 """
 
 import logging as python_logging
@@ -11,22 +12,27 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rrsr_jax import train
+from rrsr_jax import saved_config, train
 from rrsr_jax.errors import InputError
+from rrsr_jax.integrity import description
 from rrsr_jax.progress import log
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; override a field with --config.field=value.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, logs, results.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on) and evaluate, or evaluate only.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod or cluster job first.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("workdir")
+flags.register_validator(
+    "config", lambda config: config is not None, "a file is needed (but with --mode=eval and a checkpoint in --workdir)"
+)
 
 
 def main(argv: list[str]) -> None:
     """Runs the mode; bad input ends with a message and exit status 2."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.ERROR)  # Orbax and JAX tell a lot
+    logging.set_verbosity(logging.FATAL)  # Orbax and JAX tell a lot, and errors that matter they raise as well
+    python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
     kernels = python_logging.getLogger("kernels")
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
     if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR chooses another folder
@@ -47,14 +53,35 @@ class _ToLog(python_logging.Handler):
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Absl's parser, with a message instead of a traceback for a config field that does not exist."""
+    """Absl's parser, with a message instead of a traceback for a config field that does not exist.
+
+    To evaluate, `--config` may be left out; it is that of the checkpoint then.
+    """
     try:
-        return app.parse_flags_with_usage(argv)
+        return app.parse_flags_with_usage(_with_config(argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
     except AttributeError as error:
         if not isinstance(error.args[0], Exception):  # not from ml_collections: a bug in a config file
             raise
         print("error: --config has no field", *error.args[0].args[0].splitlines(), file=sys.stderr)
-        sys.exit(2)
+    sys.exit(2)
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """`argv`, with the config in the checkpoint where it has none and evaluates."""
+    given = flags.FlagValues()
+    for name in ("config", "mode", "workdir"):
+        flags.DEFINE_string(name, None, "", flag_values=given)
+    given.set_gnu_getopt()  # go on after what looks like no flag: the value of one that is not known here
+    try:
+        given(argv, known_only=True)
+    except flags.Error:  # the real parser will say it
+        return argv
+    if given.config or given.mode != "eval" or not given.workdir:
+        return argv
+    description(pathlib.Path(given.workdir))  # for the error: out of a config file it comes with a traceback
+    return [argv[0], f"--config={saved_config.__file__}:{given.workdir}", *argv[1:]]
 
 
 if __name__ == "__main__":
