@@ -3,3 +3,5 @@
 Vocabulary, everywhere: `lr` low-resolution input (N, h, w, 3); `hr` its ground truth (N, 4h, 4w, 3); `ref` reference image
 (N, H, W, 3); `sr` output (N, 4h, 4w, 3). NHWC, float32, RGB in [0, 1]. "1x", "2x", "4x" count from the grid of `lr`.
 """
+
+__version__ = "0.1.0"

@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+import rrsr_jax
 from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.integrity import has_checkpoint, newest_intact, write_checksums
 from rrsr_jax.progress import log
@@ -239,10 +240,9 @@ def _free_name(folder: pathlib.Path) -> pathlib.Path:
 
 def _describe(config: ConfigDict, step: int) -> dict[str, Any]:
     """See `integrity.description`."""
-    versions = {"python": platform.python_version()}
-    for package in ("rrsr_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run without having been installed
-            versions[package] = importlib.metadata.version(package)
+    versions = {"rrsr_jax": rrsr_jax.__version__, "python": platform.python_version()}
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    versions |= {package: importlib.metadata.version(package) for package in packages}
     return {"config": json.loads(config.to_json()), "stage": config.stage, "step": step, "versions": versions}
 
 

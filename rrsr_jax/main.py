@@ -4,6 +4,7 @@ python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo [--mode=tra
 python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]  # the config in its newest checkpoint
 """
 
+import errno
 import logging as python_logging
 import pathlib
 import sys
@@ -44,6 +45,11 @@ def main(argv: list[str]) -> None:
         run(_CONFIG.value, _WORKDIR.value)
     except (InputError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"error: {error}; free space and give the same command again", file=sys.stderr)
         sys.exit(2)
 
 

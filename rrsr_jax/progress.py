@@ -5,15 +5,20 @@ import json
 import os
 import pathlib
 import resource
+import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
 
 import jax
 import numpy as np
 import tensorboardX
 import tqdm
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from rrsr_jax.errors import InputError
 
 
 def log(message: str) -> None:
@@ -33,7 +38,7 @@ class Progress:
         self.evaluated = {record["step"] for record in kept if not _is_training(record)}  # alike in all processes
         if self._active:
             self._lines = _reopen(workdir / "metrics.jsonl", kept)
-            self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+            self._board = _Board(workdir / "tensorboard", first_step)
             self._bar = tqdm.tqdm(
                 total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
             )
@@ -70,23 +75,58 @@ class Progress:
             self._record(step, values)
 
     def _record(self, step: int, values: Mapping[str, float | None]) -> None:
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        self._lines.flush()
-        for name, value in values.items():
-            if value is not None:
-                self._board.add_scalar(name, value, step)
+        with self._disk_errors():
+            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.flush()
+            self._board.add(step, *(summary.scalar(name, value) for name, value in values.items() if value is not None))
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Shows a (H, W, 3) uint8 image in TensorBoard."""
         if self._active:
-            self._board.add_image(name, image, step, dataformats="HWC")
+            with self._disk_errors():
+                self._board.add(step, summary.image(name, image, dataformats="HWC"))
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            folder = pathlib.Path(self._lines.name).parent
+            raise InputError(
+                f"cannot write metrics to {folder}: {error.strerror}; free space and give the same command again"
+            ) from error
 
     def close(self) -> None:
-        """Flushes and closes all outputs."""
+        """Closes all outputs."""
         if self._active:
             self._bar.close()
-            self._lines.close()
-            self._board.close()
+            for output in (self._lines, self._board):
+                with contextlib.suppress(OSError):  # what is left was refused before, and said
+                    output.close()
+
+
+class _Board:
+    """TensorBoard's file. tensorboardX's own writer is a thread, which a full disk ends, and the run waits for it for ever."""
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._records = tensorboardX.RecordWriter(str(folder / name))
+        self._write(Event(file_version="brain.Event:2"))
+        # Hides what an interrupted run wrote after the checkpoint that this one goes on from.
+        self._write(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, *summaries: summary.Summary) -> None:
+        for value in summaries:
+            self._write(Event(step=step, summary=value))
+        self._records.flush()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+
+    def close(self) -> None:
+        self._records.close()
 
 
 def _is_training(record: Mapping) -> bool:

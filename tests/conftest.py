@@ -1,9 +1,11 @@
 """Golden arrays, and models small enough to compile in seconds."""
 
 import collections
+import contextlib
 import os
 import pathlib
 import re
+import resource
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
@@ -87,6 +89,17 @@ def random_params(model):
         return (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
 
     return jax.tree.map(draw, shapes)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Files cannot grow beyond `size` bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def tiny_rrsr(**changes):

@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import json
 import pathlib
-import resource
 import shutil
 import time
 
@@ -14,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rrsr_jax
 from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir
 from rrsr_jax.errors import InputError
 from rrsr_jax.integrity import description, newest_intact
 from rrsr_jax.step import create_state
-from tests.conftest import tiny_config
+from tests.conftest import largest_file, tiny_config
 
 CONFIG = tiny_config(keep_checkpoints=2, stage="gan")
 KERNEL = 2**18  # bytes, too many to be stored among the paths
@@ -103,7 +103,7 @@ def test_a_checkpoint_knows_what_it_is_of(saved):
     known = description(saved)
     assert known["config"] == json.loads(CONFIG.to_json())
     assert (known["stage"], known["step"]) == ("gan", 2)
-    assert known["versions"]["jax"] == jax.__version__
+    assert (known["versions"]["rrsr_jax"], known["versions"]["jax"]) == (rrsr_jax.__version__, jax.__version__)
     assert known["versions"]["orbax-checkpoint"] == importlib.metadata.version("orbax-checkpoint")
 
 
@@ -192,17 +192,6 @@ def test_checkpoints_of_an_older_version(workdir):
         pytest.raises(InputError, match=r"checkpoint .*/2 cannot be read .* remove that folder"),
     ):
         checkpoints.restore(jax.eval_shape(lambda: state_at(0)), batches_at(0))
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    """Files cannot grow beyond `size` bytes, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # TensorStore may still want to tell an event loop that is gone.
