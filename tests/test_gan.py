@@ -138,7 +138,7 @@ def test_pixels_alone_come_first():
     before = copy(state)
     for _ in range(2):
         state, metrics = step(state, batch())
-        assert set(metrics) == {"rec", "rtrr", "loss", "grad_norm"}
+        assert set(metrics) == {"rec", "rtrr", "loss", "grad_norm", "largest_gradient"}
     after = copy(state)
     jax.tree.map(np.testing.assert_array_equal, before.params["discriminator"], after.params["discriminator"])
     jax.tree.map(np.testing.assert_array_equal, before.opt_state["discriminator"], after.opt_state["discriminator"])

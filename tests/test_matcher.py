@@ -194,7 +194,7 @@ def test_the_teacher_of_a_student_stays_as_it_is(chain):
     jax.tree.map(np.testing.assert_array_equal, params["teacher"], dict(state.params["teacher"]))
     moved = np.abs(np.array(state.params["branch_lr"]["conv1_1"]["kernel"]) - params["branch_lr"]["conv1_1"]["kernel"])
     assert moved.max() > 0
-    assert {"triplet", "distillation", "loss", "grad_norm"} == set(metrics)
+    assert {"triplet", "distillation", "loss", "grad_norm", "largest_gradient"} == set(metrics)
     np.testing.assert_allclose(metrics["loss"], metrics["triplet"] + 15 * metrics["distillation"], rtol=1e-5)
 
 
