@@ -19,7 +19,6 @@ from rrsr_jax.step import (
     compile_step,
     create_state,
     largest_gradient,
-    largest_gradient,
     make_optimizer,
     merge,
     parameter_rates,
