@@ -66,7 +66,9 @@ def load_config(path: str, overrides: Iterable[str]) -> ConfigDict:
 
 
 def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str], seeds: int) -> list[Run]:
-    """All runs, config by config, each with seeds that count up from the config's.
+    """All runs, config by config, each with seeds that count up from the config's; a run comes after the one it starts from.
+
+    A config whose `init_from` is the name of another one in the list starts from that one's run, of the same place among seeds.
 
     Args:
       patterns: config files; may have wildcards.
@@ -90,7 +92,24 @@ def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str
         for seed in range(config.seed, config.seed + seeds):
             run = Run(name, path, own, config, workdir / name / f"seed_{seed}")
             runs.append(run.override(seed=seed) if seed != config.seed else run)
-    return runs
+    return _in_order(names, runs, seeds)
+
+
+def _in_order(names: Sequence[str], runs: Sequence[Run], seeds: int) -> list[Run]:
+    """The runs with `init_from` as a folder where it was a name, and each config after the one that it starts from."""
+    by_name = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(names)}
+    sources = {name: own[0].config.init_from for name, own in by_name.items() if own[0].config.init_from in by_name}
+    for name, source in sources.items():
+        pairs = zip(by_name[name], by_name[source], strict=True)
+        by_name[name] = [run.override(init_from=str(other.workdir)) for run, other in pairs]
+    ordered, waiting = [], list(names)
+    while waiting:
+        ready = [name for name in waiting if sources.get(name) not in waiting]
+        if not ready:
+            raise InputError(f"config.init_from: {', '.join(waiting)} start from each other")
+        ordered += by_name[ready[0]]
+        waiting.remove(ready[0])
+    return ordered
 
 
 def _nothing(pattern):
@@ -199,7 +218,7 @@ def step_seconds(run: Run, scratch: pathlib.Path, stop: Callable[[], bool], lock
     """
     shutil.rmtree(scratch, ignore_errors=True)
     many = 1_000_000  # the remaining time, in whole seconds, tells the time of a step all the better
-    quiet = dict(checkpoint_every=many, image_every=many, eval__every=0, eval__sets="")
+    quiet = dict(checkpoint_every=many, image_every=many, eval__every=0, eval__sets="", init_from="")
     trial = run._replace(workdir=scratch).override(steps=many, log_every=1, **quiet)
     since = None
 

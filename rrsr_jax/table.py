@@ -4,13 +4,14 @@ python -m rrsr_jax.table --configs='configs/table2/*.py' --workdir=runs/table2 [
 
 Each run is a process of `rrsr_jax.main` with a workdir of its own, `WORKDIR/CONFIG/seed_N`: so memory is given back between
 runs, and one that dies takes no other with it. Finished runs are not repeated. Ctrl-C or SIGTERM stops the run in progress, after
-its step, and with it the list; the same command goes on from there.
+its step, and with it the list; the same command goes on from there. A config whose `init_from` is the name of another one in the
+list starts from that one's run: so a chain of stages is a list, too, `configs/chain/*.py` for instance.
 
 `--set` holds for every config that has the field. `--minutes` gives all runs the same time of training instead of their
 configs' steps, so that a method pays for what its step costs: reciprocal training gets about half the steps. The time of a
 step is measured for every config before anything runs, and kept in `WORKDIR/step_seconds.json`; `steps` follows from it, and
-`decay_steps` keep their place relative to the end. Compilation, checkpoints and evaluation are not counted. Other work on the
-machine falsifies the measurement; the table has the minutes that each run then took.
+`decay_steps` keep their place relative to the end. Correspondence nets keep their configs' steps. Compilation, checkpoints and
+evaluation are not counted. Other work on the machine falsifies the measurement; the table has the minutes that each run took.
 """
 
 import argparse
@@ -22,42 +23,19 @@ import statistics
 import sys
 import time
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 
 from rrsr_jax import runs
 from rrsr_jax.checkpoints import check_same_run, write_atomically
+from rrsr_jax.comparison import markdown, summary
 from rrsr_jax.errors import InputError
 from rrsr_jax.runs import Run
 from rrsr_jax.train import StopRequest
 
 # The parts of a config that the time of a step depends on.
 DECISIVE = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay")
-# The metrics of `evaluate`, and how many digits of them are shown.
-DIGITS = {"psnr_y": 2, "ssim_y": 4, "gmsd_y": 4}
-# PSNR and SSIM on CUFED5 by config, as RRSR's paper has them (Tables 1 and 2).
-PUBLISHED = {
-    "cufed5": (28.83, 0.856),
-    "rtrr_0_0": (28.70, 0.853),
-    "rtrr_0_4": (28.83, 0.856),
-    "k16": (28.83, 0.856),
-    "c2": (28.40, 0.846),
-    "c2_pfa": (28.63, 0.851),
-    "c2_pfa_ras": (28.70, 0.853),
-    "c2_pfa_ras_rtrr": (28.83, 0.856),
-    "c2_rtrr": (28.64, 0.853),
-    "c2_matching": (28.40, 0.846),
-    "c2_matching_rtrr": (28.64, 0.853),
-    "masa": (27.47, 0.815),
-    "masa_rtrr": (27.58, 0.818),
-    "ttsr": (27.03, 0.800),
-    "ttsr_rtrr": (27.17, 0.804),
-    "srcnn": (25.33, 0.745),
-    "edsr": (25.93, 0.777),
-    "rcan": (26.06, 0.769),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -152,7 +130,7 @@ def _share_time(
     """The runs with as many steps as fit into `minutes`; None if stopped while measuring."""
     path = workdir / "step_seconds.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    first = {run.name: run for run in reversed(planned)}
+    first = {run.name: run for run in reversed(planned) if run.config.stage in ("rec", "gan")}
     for number, (name, run) in enumerate(reversed(first.items()), start=1):
         decisive = {part: json.loads(run.config.to_json())[part] for part in DECISIVE}
         config = zlib.crc32(json.dumps(decisive, sort_keys=True).encode())
@@ -164,7 +142,9 @@ def _share_time(
             known[name] = {"config": config, "seconds": seconds}
             write_atomically(path, json.dumps(known, indent=2))
         _say(f"{name}: {known[name]['seconds']:.3g} s a step, {_fitting(minutes, known[name]['seconds'])} steps")
-    return [with_steps(run, _fitting(minutes, known[run.name]["seconds"])) for run in planned]
+    return [
+        with_steps(run, _fitting(minutes, known[run.name]["seconds"])) if run.name in first else run for run in planned
+    ]
 
 
 def _fitting(minutes: float, seconds: float) -> int:
@@ -175,80 +155,6 @@ def with_steps(run: Run, steps: int) -> Run:
     """The run over another number of steps; its learning rates decay at the same fractions of it."""
     decays = tuple(max(1, round(decay * steps / run.config.steps)) for decay in run.config.decay_steps)
     return run.override(steps=steps, decay_steps=decays)
-
-
-def summary(planned: Sequence[Run]) -> dict[str, Any]:
-    """Per config its file, the published figures, and of every finished seed steps, minutes of training and results by set."""
-    table = {}
-    for run in planned:
-        row = table.setdefault(run.name, {"config": run.path, "published": PUBLISHED.get(run.name), "seeds": {}})
-        if found := runs.results(run):
-            row["seeds"][run.config.seed] = {"minutes": _training_minutes(run), **found}
-    return table
-
-
-def _training_minutes(run: Run) -> float | None:
-    """Of all steps at the speed of the last ones."""
-    last = runs.records(run)[-1]
-    speed = last["images_per_second"]
-    return round(run.config.steps * run.config.batch_size / speed / 60, 2) if speed else None
-
-
-def markdown(table: Mapping[str, Any]) -> str:
-    """A table per test set: means over seeds with standard deviations; each config with its first way to choose a reference."""
-    sets = dict.fromkeys(name for row in table.values() for seed in row["seeds"].values() for name in seed["sets"])
-    lines = []
-    for name in sets:
-        titles = ("config", "reference", "border", "seeds", "steps", "minutes", "PSNR", "SSIM", "GMSD")
-        titles += ("paper: PSNR", "SSIM")
-        lines += [
-            f"{name}, on Y, GMSD the lower the better; the paper's figures are those of CUFED5",
-            "",
-            _row(*titles),
-            "|---" * len(titles) + "|",
-        ]
-        rows = {
-            config: [seed for seed in row["seeds"].values() if name in seed["sets"]] for config, row in table.items()
-        }
-        one = next(found for found in rows.values() if found)
-        lines.append(_result_row("bicubic", name, one[:1], "bicubic", None))
-        for config, found in rows.items():
-            columns = found[0]["sets"][name]["columns"] if found else ()
-            column = next((column for column in columns if column != "bicubic"), "bicubic")
-            lines.append(_result_row(config, name, found, column, table[config]["published"]))
-        lines.append("")
-    return "\n".join(lines).rstrip()
-
-
-def _result_row(label: str, name: str, found: Sequence[Mapping[str, Any]], column: str, published) -> str:
-    """One row, of the seeds that are finished; bicubic knows neither seeds nor steps."""
-    published = published or ("", "")
-    if not found:
-        return _row(label, "", "", 0, "", "", *[""] * len(DIGITS), *published)
-    results = [seed["sets"][name] for seed in found]
-    scores = _scores([result["columns"][column] for result in results])
-    if column == "bicubic":
-        return _row(label, "", results[0]["border"], "", "", "", *scores, *published)
-    minutes = f"{statistics.mean(seed['minutes'] or 0 for seed in found):.1f}"
-    column = column.replace("_", " ")
-    return _row(label, column, results[0]["border"], len(found), found[0]["step"], minutes, *scores, *published)
-
-
-def _row(*cells: Any) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _scores(seeds: Sequence[Mapping[str, float]]) -> list[str]:
-    """Mean and deviation of each metric that all of them have: older results are without GMSD."""
-    shown = []
-    for metric, digits in DIGITS.items():
-        if not all(metric in seed for seed in seeds):
-            shown.append("")
-            continue
-        values = [seed[metric] for seed in seeds]
-        spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-        shown.append(f"{statistics.mean(values):.{digits}f}{spread}")
-    return shown
 
 
 def _clock(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pathlib
 import re
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from rrsr_jax import runs, table
+from rrsr_jax import comparison, runs, table
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluate import METRICS
 from tests.test_configs import ALL
@@ -235,10 +236,10 @@ def test_a_config_that_ends_before_it_can_be_timed(configs, tmp_path, monkeypatc
 
 def test_published_figures_belong_to_configs_and_are_those_of_their_docstrings():
     by_stem = {name.rpartition(".")[2]: name for name in ALL}
-    for stem, (psnr, ssim) in table.PUBLISHED.items():
+    for stem, (psnr, ssim) in comparison.PUBLISHED.items():
         text = importlib.import_module(by_stem[stem]).__doc__
         assert f"{psnr:.2f} dB / {ssim:.3f}" in text, stem
-    assert {name.rpartition(".")[2] for name in ALL if "table2" in name} <= set(table.PUBLISHED)
+    assert {name.rpartition(".")[2] for name in ALL if "table2" in name} <= set(comparison.PUBLISHED)
 
 
 def test_table_of_two_seeds_beside_the_published_row():
@@ -252,13 +253,50 @@ def test_table_of_two_seeds_beside_the_published_row():
         "older": {"published": None, "seeds": {0: seed(28.0), 1: seed(28.0, gmsd_y=0.1)}},
         "masa": {"published": (27.47, 0.815), "seeds": {}},
     }
-    text = table.markdown(rows).splitlines()
-    assert text[0].startswith("cufed5, on Y")
+    text = comparison.markdown(rows).splitlines()
+    assert text[0].startswith("cufed5; PSNR")
     assert text[4:] == [
         "| bicubic |  | 4 |  |  |  | 24.00 | 0.7000 | 0.2000 |  |  |",
         "| c2 | level 1 | 4 | 2 | 9 | 1.5 | 28.10 ± 0.14 | 0.8000 ± 0.0000 | 0.1200 ± 0.0141 | 28.4 | 0.846 |",
         "| older | level 1 | 4 | 2 | 9 | 1.5 | 28.00 ± 0.00 | 0.8000 ± 0.0000 |  |  |  |",
         "| masa |  |  | 0 |  |  |  |  |  | 27.47 | 0.815 |",
     ]
-    assert tuple(table.DIGITS) == METRICS
+    assert tuple(comparison.DIGITS) == METRICS
     assert all(line.count("|") == text[2].count("|") for line in text[2:])
+
+
+def test_a_chain_of_stages_is_one_table():
+    def seed(columns, **changes):
+        return {"step": 5, "minutes": 1.0, "sets": {"embedded": {"columns": columns} | changes}}
+
+    def matched(hr, lr):
+        columns = {"hr_hr": hr, "lr_hr": lr, "untrained_lr_hr": 0.5, "random_lr_hr": 0.2}
+        return {"published": None, "seeds": {0: seed({k: {"within_one_cell": v} for k, v in columns.items()})}}
+
+    bicubic, reference = ({"psnr_y": p, "ssim_y": 0.7, "gmsd_y": 0.2} for p in (24.0, 25.0))
+    rec = seed({"bicubic": bicubic, "reference": reference}, border=4)
+    rows = {"teacher": matched(0.875, 0.75), "rec": {"published": None, "seeds": {0: rec}}}
+    rows["gan"] = {"published": None, "seeds": {}}
+    text = comparison.markdown(rows).splitlines()
+    assert [line.strip() for line in text[2].split("|")[7:12]] == ["HR-HR", "LR-HR", "PSNR", "SSIM", "GMSD"]
+    assert text[4:] == [
+        "| random correspondence net |  |  |  |  |  |  | 20.0 % |  |  |  |  |  |",
+        "| untrained correspondence net |  |  |  |  |  |  | 50.0 % |  |  |  |  |  |",
+        "| bicubic |  | 4 |  |  |  |  |  | 24.00 | 0.7000 | 0.2000 |  |  |",
+        "| teacher |  |  | 1 | 5 | 1.0 | 87.5 % | 75.0 % |  |  |  |  |  |",
+        "| rec | reference | 4 | 1 | 5 | 1.0 |  |  | 25.00 | 0.7000 | 0.2000 |  |  |",
+        "| gan |  |  | 0 |  |  |  |  |  |  |  |  |  |",
+    ]
+
+
+def test_runs_come_after_those_they_start_from(tmp_path):
+    planned = runs.plan([str(ROOT / "configs/chain/*.py")], tmp_path, ["steps=7"], 2)
+    assert [(run.name, run.config.seed) for run in planned] == [
+        (name, seed) for name in ("teacher", "student", "rec", "gan", "student_alone") for seed in (0, 1)
+    ]
+    sources = {run.workdir.relative_to(tmp_path): run.config.init_from for run in planned}
+    assert sources[pathlib.Path("teacher/seed_1")] == ""
+    assert sources[pathlib.Path("student_alone/seed_1")] == str(tmp_path / "teacher/seed_1")
+    assert sources[pathlib.Path("gan/seed_0")] == str(tmp_path / "rec/seed_0")
+    with pytest.raises(InputError, match="rec, gan start from each other"):
+        runs.plan([str(ROOT / f"configs/chain/{name}.py") for name in ("rec", "gan")], tmp_path, ["init_from=rec"], 1)

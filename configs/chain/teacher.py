@@ -1,0 +1,24 @@
+"""All stages in small on the embedded photographs, 1: the correspondence net's teacher. Published result: none.
+
+    python -m rrsr_jax.table --configs='configs/chain/*.py' --workdir=runs/chain
+
+runs the whole chain, about a quarter of an hour on two CPU cores, and prints one table.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import matcher_teacher
+
+
+def get_config() -> ConfigDict:
+    c = matcher_teacher.get_config()
+    c.model.channels = (16, 32, 64)
+    c.data.update(name="embedded", patch=96, threads=2, prefetch=4)
+    c.batch_size = 4
+    c.steps = 400
+    c.decay_steps = (320,)
+    c.log_every = 10
+    c.image_every = 1_000_000
+    c.checkpoint_every = 100
+    c.eval.update(sets="embedded")
+    return c
