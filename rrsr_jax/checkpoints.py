@@ -26,7 +26,7 @@ import rrsr_jax
 from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.integrity import has_checkpoint, newest_intact, write_checksums
 from rrsr_jax.progress import log
-from rrsr_jax.step import TrainState
+from rrsr_jax.step import TrainState, eval_params
 
 # What may differ between a run and its continuation: nothing that changes an update already made.
 _FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "weights", "init_from", "eval")
@@ -171,13 +171,14 @@ class Checkpoints:
         with self._unreadable():
             return self._manager.restore(step, args=ocp.args.Composite(**parts))["state"]
 
-    def params(self) -> Mapping:
-        """The newest checkpoint's parameters as NumPy arrays, of whatever model (for `init_from`)."""
+    def params(self, averaged: bool = False) -> Mapping:
+        """The newest checkpoint's parameters as NumPy arrays, of whatever model; `averaged`: those that its run evaluates."""
         with self._unreadable():
             saved = self._manager.item_metadata(self._latest)["state"].tree
             abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved)
             parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            return self._manager.restore(self._latest, args=parts)["state"]["params"]
+            state = TrainState(**self._manager.restore(self._latest, args=parts)["state"])
+        return eval_params(state) if averaged else state.params
 
     def close(self) -> None:
         """Waits for a save in progress; raises InputError if it failed."""

@@ -1,14 +1,16 @@
 """The one exception that means: the program is fine, what it was given is not."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class InputError(ValueError):
     """Bad input from outside (files, folders, config, weights). The message says what was expected, what came, what to do."""
 
 
-def check_shapes(what: str, expected: Mapping[str, tuple], got: Mapping[str, tuple]) -> None:
-    """Raises InputError that lists every missing, unexpected and wrongly shaped name of `got`."""
+def check_shapes(
+    what: str, expected: Mapping[str, tuple], got: Mapping[str, tuple], others: Sequence[str] = ()
+) -> None:
+    """Raises InputError that lists every missing, unexpected and wrongly shaped name of `got`, and `others`: more differences."""
     lines = [f"missing: {k} {tuple(expected[k])}" for k in expected if k not in got]
     lines += [f"unexpected: {k} {tuple(got[k])}" for k in got if k not in expected]
     lines += [
@@ -16,5 +18,6 @@ def check_shapes(what: str, expected: Mapping[str, tuple], got: Mapping[str, tup
         for k in expected
         if k in got and tuple(expected[k]) != tuple(got[k])
     ]
+    lines += others
     if lines:
         raise InputError(f"{what} do not fit ({len(lines)} differences):\n  " + "\n  ".join(lines))

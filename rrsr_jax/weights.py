@@ -1,265 +1,256 @@
-"""Weights from elsewhere: PyTorch-layout state dicts to Flax variables and back.
+"""Weights from and to files. Nothing that a file contains is ever executed.
 
-vgg19             torchvision's VGG-19 up to relu5_1     -> parameters of `VGG("relu5_1")`
-c2_extractor      C2-Matching's correspondence network   -> parameters of `CorrespondenceNet`
-rrsr_restoration  RRSR's trained part                    -> parameters of `RRSR`, without `vgg` and `correspondence`
-c2_restoration    C2-Matching's trained part             -> parameters of `C2Matching`, likewise
-ttsr              TTSR's texture extractor and main net  -> parameters of `TTSR`
-masa              MASA                                   -> parameters of `MASA`
-c2_discriminator  the GAN stage's image discriminator    -> variables of `Discriminator` (`params`, `batch_stats`)
+python -m rrsr_jax.weights fetch vgg19 [--out=PATH] [--url=URL] [--sha256=HEX]
+python -m rrsr_jax.weights import --kind=KIND --source=FILE --out=DIR
+python -m rrsr_jax.weights export --kind=KIND --source=DIR --out=FILE.safetensors [--overwrite]
+
+`fetch` downloads what torchvision publishes. `import` checks a PyTorch-layout FILE (.safetensors, .npz, or .pth and .pt, which
+need PyTorch) and makes a folder of it that config.weights can name. `export` makes a PyTorch-layout file of such a folder, or of
+the newest checkpoint in the workdir of a run.
+
+KIND: vgg19, correspondence, rrsr, c2_matching, discriminator, ttsr, masa.
 """
 
-import functools
+import argparse
+import contextlib
+import json
+import os
 import pathlib
-import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 
+import flax
 import jax
 import numpy as np
+import safetensors.numpy
+from absl import logging
 from flax import traverse_util
 
+import rrsr_jax
+from rrsr_jax.checkpoints import Checkpoints
 from rrsr_jax.errors import InputError, check_shapes
-from rrsr_jax.models.c2_matching import C2Matching
-from rrsr_jax.models.correspondence import CorrespondenceNet
-from rrsr_jax.models.discriminator import Discriminator
-from rrsr_jax.models.encoders import VGG
-from rrsr_jax.models.masa import MASA
-from rrsr_jax.models.rrsr import RRSR
-from rrsr_jax.models.ttsr import TTSR
+from rrsr_jax.fetch import URLS, fetch, sha256
+from rrsr_jax.progress import log
+from rrsr_jax.torch_files import read, read_safetensors
+from rrsr_jax.torch_layout import KINDS, from_torch, shapes, to_torch
 
-_SIZES = {"1": "small", "2": "medium", "4": "large"}
-_ORDINALS = ("first", "second", "third")
-_IMAGE = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
-_TTSR_MAP = {"1": "1", "2": "2", "4": "3"}
-_TTSR_EXCHANGE = {"2": "ex12", "4": "ex123"}
-_TTSR_SLICE = {"1_1": "1", "1_2": "2", "2_1": "2", "2_2": "3", "3_1": "3"}
-_LEAVES = {"kernel": "weight", "experts": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-# Axes that bring a PyTorch array to Flax layout, by leaf name and rank; every other array is the same in both.
-_AXES = {("kernel", 2): (1, 0), ("kernel", 4): (2, 3, 1, 0), ("experts", 5): (0, 3, 4, 2, 1)}
-# Counts training batches in PyTorch's batch normalisation; with a fixed momentum nothing depends on it.
-_COUNTER = "num_batches_tracked"
-# TTSR's checkpoints hold its texture extractor twice; the copy, behind a loss, is made anew from the first.
-_EXTRACTOR, _EXTRACTOR_COPY = "LTE.", "LTE_copy."
-
-_VGG19_INDEX = {
-    "1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14, "3_4": 16, "4_1": 19, "4_2": 21, "4_3": 23,
-    "4_4": 25, "5_1": 28,
-}  # fmt: skip
-
-
-def _ordinal(scale: str, index: int) -> str:
-    """What tells RRSR's blocks of one scale apart."""
-    if index >= (1 if scale == "1" else len(_ORDINALS)):
-        raise InputError(
-            f"the PyTorch layout has no block {index + 1} at {scale}x; 1 at 1x and 3 at 2x and 4x have names"
-        )
-    return "" if scale == "1" else f"_{_ORDINALS[index]}"
-
-
-def _only(scale: str, index: int) -> str:
-    """C2-Matching's blocks are one to a scale."""
-    if index:
-        raise InputError(
-            f"C2-Matching's PyTorch layout has no block {index + 1} at {scale}x; 1 at each scale has a name"
-        )
-    return ""
-
-
-def _part(order: Callable[[str, int], str], part: str, match: re.Match, rest: str = "") -> str:
-    """Name of a part of the block that `match` names: SIZE stands for the scale's word, `order` gives the ending."""
-    return f"dyn_agg_restore.{part.replace('SIZE', _SIZES[match[1]])}{order(match[1], int(match[2]))}{rest}"
-
-
-def _trunk_rules(order: Callable[[str, int], str]) -> dict[str, Callable | str]:
-    """What RRSR and C2-Matching share."""
-    part = functools.partial(_part, order)
-    return {
-        r"context_encoder/conv_first": r"content_extractor.conv_first",
-        r"context_encoder/block_(\d+)/(\w+)": r"content_extractor.body.\1.\2",
-        r"fas_(\d)x_(\d)/align": lambda m: part("SIZE_dyn_agg", m),
-        r"fas_(\d)x_(\d)/align/offset_\dx/head": lambda m: part("SIZE_dyn_agg", m, ".conv_offset_mask"),
-        r"fas_(\d)x_(\d)/align/offset_\dx/(\w+)": lambda m: part(f"SIZE_offset_{m[3]}", m),
-        r"fas_(\d)x_(\d)/block_(\d+)/(\w+)": lambda m: part("body_SIZE", m, f".{m[3]}.{m[4]}"),
-        r"up_(\d)x": lambda m: f"dyn_agg_restore.tail_{_SIZES[m[1]]}.0",
-        r"tail(\d)": lambda m: f"dyn_agg_restore.tail_large.{2 * int(m[1]) - 2}",
-    }
-
-
-# Module path -> PyTorch module name, as regular expressions; the leaf is translated apart from it.
-_RULES = {
-    "vgg19": {r"conv(\d_\d)": lambda m: f"features.{_VGG19_INDEX[m[1]]}"},
-    "c2_extractor": {
-        r"branch_lr/(\w+)": r"feature_extraction_image1.model.\1",
-        r"branch_ref/(\w+)": r"feature_extraction_image2.model.\1",
-    },
-    "c2_discriminator": {
-        r"\w+/block(\d)_conv(\d)": lambda m: f"conv_block{m[1]}.{3 * int(m[2]) - 3}",
-        r"\w+/block(\d)_norm(\d)": lambda m: f"conv_block{m[1]}.{3 * int(m[2]) - 2}",
-        r"\w+/head(\d)": lambda m: f"out_block.{2 * int(m[1]) - 1}",
-    },
-    "rrsr_restoration": _trunk_rules(_ordinal)
-    | {
-        r"fas_(\d)x_(\d)/select": lambda m: _part(_ordinal, "head_SIZE", m),
-        r"fas_(\d)x_(\d)/select/router": lambda m: _part(_ordinal, "head_SIZE", m, ".routing_func.0"),
-        r"fas_(\d)x_(\d)/select/gate(\d)": lambda m: _part(_ordinal, "head_SIZE", m, f".se.{2 * int(m[3]) - 2}"),
-    },
-    "c2_restoration": _trunk_rules(_only) | {r"fas_(\d)x_(\d)/merge": lambda m: _part(_only, "head_SIZE", m, ".0")},
-    "ttsr": {
-        r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{_VGG19_INDEX[m[1]]}",
-        r"head": "MainNet.SFE.conv_head",
-        r"head_body/block_(\d+)/(\w+)": r"MainNet.SFE.RBs.\1.\2",
-        r"head_body/conv": "MainNet.SFE.conv_tail",
-        r"up_2x": "MainNet.conv12",
-        r"up_4x": "MainNet.conv23",
-        r"merge_(\d)x": lambda m: f"MainNet.conv{_TTSR_MAP[m[1]]}{_TTSR_MAP[m[1]]}_head",
-        r"body_(\d)x_(\d)x/block_(\d+)/(\w+)": lambda m: f"MainNet.RB{_TTSR_MAP[m[1]]}{_TTSR_MAP[m[2]]}.{m[3]}.{m[4]}",
-        r"body_(\d)x_(\d)x/conv": lambda m: f"MainNet.conv{_TTSR_MAP[m[1]]}{_TTSR_MAP[m[2]]}_tail",
-        r"exchange_(\d)x/merge_(\d)x": lambda m: f"MainNet.{_TTSR_EXCHANGE[m[1]]}.conv_merge{_TTSR_MAP[m[2]]}",
-        r"exchange_(\d)x/from_(\d)x_to_(\d)x(_\d)?": lambda m: (
-            f"MainNet.{_TTSR_EXCHANGE[m[1]]}.conv{_TTSR_MAP[m[2]]}{_TTSR_MAP[m[3]]}{m[4] or ''}"
-        ),
-        r"tail_(\d)x": lambda m: f"MainNet.merge_tail.conv{_TTSR_MAP[m[1]]}3",
-        r"tail_merge": "MainNet.merge_tail.conv_merge",
-        r"tail(\d)": r"MainNet.merge_tail.conv_tail\1",
-    },
-    "masa": {
-        r"encoder/level_(\d)/conv": r"enc.conv_L\1",
-        r"encoder/level_(\d)/block_(\d+)/(\w+)": r"enc.blk_L\1.\2.\3",
-        r"decoder_(\d)/conv": r"decoder.conv_L\1",
-        r"decoder_(\d)/block_(\d+)/(\w+)": r"decoder.blk_L\1.\2.\3",
-        r"merge_1x/conv": "decoder.merge_warp_x1",
-        r"merge_1x/block_(\d+)/(\w+)": r"decoder.blk_x1.\1.\2",
-        r"merge_([24])x/merge": r"decoder.dram_x\1.conv_cat",
-        r"merge_([24])x/(\w+)": r"decoder.dram_x\1.conv_\2",
-        r"block_([24])x_(\d+)/(\w+)": r"decoder.blk_x\1.\2.\3",
-        r"adapt/shared": "decoder.pAda.conv_shared.0",
-        r"adapt/(\w+)": r"decoder.pAda.conv_\1",
-        r"last": "decoder.conv_out",
-    },
+# Layouts by the names that users know.
+PARTS = {
+    "vgg19": "vgg19",
+    "correspondence": "c2_extractor",
+    "rrsr": "rrsr_restoration",
+    "c2_matching": "c2_restoration",
+    "discriminator": "c2_discriminator",
+    "ttsr": "ttsr",
+    "masa": "masa",
 }
-
-
-def _all(model):
-    small = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), small, _IMAGE)["params"]
-
-
-def _trained(model: RRSR):
-    return {k: v for k, v in _all(model).items() if k not in ("vgg", "correspondence")}
-
-
-# What each kind's variables look like: names and shapes, without computing anything.
-_TEMPLATES: dict[str, Callable] = {
-    "vgg19": lambda: jax.eval_shape(VGG("relu5_1").init, jax.random.key(0), _IMAGE)["params"],
-    "c2_extractor": lambda: jax.eval_shape(CorrespondenceNet().init, jax.random.key(0), _IMAGE, _IMAGE)["params"],
-    "c2_discriminator": lambda: jax.eval_shape(
-        functools.partial(Discriminator().init, train=False), jax.random.key(0), _IMAGE
-    ),
-    "rrsr_restoration": lambda: _trained(RRSR()),
-    "c2_restoration": lambda: _trained(C2Matching()),
-    "ttsr": lambda: _all(TTSR()),
-    "masa": lambda: _all(MASA()),
-}
-KINDS = tuple(_TEMPLATES)
-
-
-class _Entry(NamedTuple):
-    """How one Flax array is called and laid out in PyTorch."""
-
-    key: str
-    axes: tuple[int, ...] | None
-
-
-def _entry(kind: str, path: str, rank: int) -> _Entry:
-    module, _, leaf = path.rpartition("/")
-    for pattern, replacement in _RULES[kind].items():
-        if match := re.fullmatch(pattern, module):
-            name = replacement(match) if callable(replacement) else match.expand(replacement)
-            return _Entry(f"{name}.{_LEAVES.get(leaf, leaf)}", _AXES.get((leaf, rank)))
-    raise InputError(f"{kind}: parameter {path} has no counterpart in the PyTorch checkpoint")
-
-
-def from_torch(kind: str, state_dict: Mapping[str, np.ndarray]) -> dict:
-    """Flax variables from a PyTorch-layout state dict.
-
-    Args:
-      kind: one of `KINDS`.
-      state_dict: arrays by key, convolution weights as (O, I, kH, kW).
-
-    Raises:
-      InputError: an unknown kind; or missing, unexpected or wrongly shaped keys, listing all of them.
-    """
-    template = traverse_util.flatten_dict(_template(kind), sep="/")
-    entries = {path: _entry(kind, path, len(leaf.shape)) for path, leaf in template.items()}
-    got = {
-        k: np.asarray(v) for k, v in state_dict.items() if not (k.endswith(_COUNTER) or k.startswith(_EXTRACTOR_COPY))
-    }
-    expected_shapes = {e.key: _torch_shape(template[path].shape, e.axes) for path, e in entries.items()}
-    check_shapes(f"{kind} weights", expected_shapes, {k: v.shape for k, v in got.items()})
-    flat = {}
-    for path, entry in entries.items():
-        array = got[entry.key] if entry.axes is None else got[entry.key].transpose(entry.axes)
-        flat[path] = np.ascontiguousarray(array, dtype=np.float32)
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def to_torch(kind: str, params: Mapping) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch`; takes variables of other widths and depths, too."""
-    _template(kind)
-    state_dict = {}
-    for path, value in traverse_util.flatten_dict(params, sep="/").items():
-        key, axes = _entry(kind, path, np.ndim(value))
-        value = np.asarray(value)
-        state_dict[key] = np.ascontiguousarray(value if axes is None else value.transpose(np.argsort(axes)))
-        if key.endswith(".running_var"):
-            state_dict[key.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
-    copied = {
-        k.replace(_EXTRACTOR, _EXTRACTOR_COPY): v.copy() for k, v in state_dict.items() if k.startswith(_EXTRACTOR)
-    }
-    return state_dict | copied
+_MODULES = {"vgg19": "vgg", "correspondence": "correspondence"}  # parts that are modules of a model
+# What a run's parameters hold and a model's checkpoint need not.
+_NOT_THE_MODELS = (*_MODULES.values(), "discriminator", "discriminator_stats", "perceptual")
+_FILE = "weights.safetensors"  # in an imported folder
+_ABOUT = "rrsr_jax"  # its metadata: one entry, as JSON, for safetensors writes several in any order
 
 
 def load(kind: str, path: str) -> dict:
-    """`from_torch` of a file: .npz, or .pth / .pt (which needs the extra `torch`; code in the file is never run).
+    """Flax variables of a folder that `import` made, or of a PyTorch-layout file.
+
+    Args:
+      kind: one of `PARTS`, or of `torch_layout.KINDS`.
+      path: the folder, or a .safetensors, .npz, .pth or .pt file.
 
     Raises:
-      InputError: no such file, another ending, or weights that do not fit.
+      InputError: no such file, one that cannot be read without executing what it contains, or weights that do not fit.
     """
-    file = pathlib.Path(path)
-    if not file.is_file():
-        raise InputError(f"{kind} weights: no file {file}")
-    if file.suffix not in (".npz", ".pth", ".pt"):
-        raise InputError(f"{kind} weights: a .npz, .pth or .pt file expected, got {file}")
+    part = {layout: part for part, layout in PARTS.items()}.get(kind, kind)
+    layout = PARTS.get(kind, kind)
+    if layout not in KINDS:
+        raise InputError(f"unknown kind of weights {kind!r}; there are: {', '.join(PARTS)}")
+    path = pathlib.Path(path)
+    if os.path.isdir(path):
+        return _load_imported(part, path)
+    state = read(path)
     try:
-        state = _read_npz(file) if file.suffix == ".npz" else _read_pth(file)
-    except ModuleNotFoundError as error:
-        raise InputError(f"reading {file} needs PyTorch: pip install 'rrsr_jax[torch]'") from error
-    except Exception as error:  # whatever a damaged file makes the readers raise
-        raise InputError(f"{kind} weights: {file} cannot be read as {file.suffix} ({error})") from error
-    if kind == "vgg19":  # torchvision's file goes beyond relu5_1 and holds the classifier
-        layers = {f"features.{index}" for index in _VGG19_INDEX.values()}
-        state = {key: value for key, value in state.items() if key.rpartition(".")[0] in layers}
-    return from_torch(kind, state)
+        return from_torch(layout, state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
-def _read_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
+def import_weights(kind: str, source: str, out: str) -> None:
+    """Makes the folder `out` of a file; replaces an earlier import of this kind.
+
+    Raises:
+      InputError: as `load`, or a folder with other things in it; nothing is changed then.
+    """
+    source, out = pathlib.Path(source), pathlib.Path(out)
+    _check_replaceable(kind, out)
+    try:
+        digest = sha256(source)
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error})") from error
+    print(f"{source}: SHA-256 {digest}", flush=True)
+    flat = traverse_util.flatten_dict(load(kind, source), sep="/")
+    versions = (
+        f"rrsr_jax {rrsr_jax.__version__}, jax {jax.__version__}, flax {flax.__version__}, numpy {np.__version__}"
+    )
+    about = {"kind": kind, "source": source.name, "sha256": digest, "versions": versions}
+    _write(out, safetensors.numpy.save(flat, {_ABOUT: json.dumps(about)}), folder=True)
+    print(f"{out}: {kind}, {_count(flat)}")
 
 
-def _read_pth(file: pathlib.Path) -> dict[str, np.ndarray]:
-    import torch
+def export_weights(kind: str, source: str, out: str, overwrite: bool = False) -> None:
+    """Makes the PyTorch-layout file `out` of an imported folder, or of a run's newest checkpoint (the parameters it evaluates).
 
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    return {key: value.detach().numpy() for key, value in state.items()}
+    Raises:
+      InputError: no such folder, one without weights of this kind, or an existing file.
+    """
+    source, out = pathlib.Path(source), pathlib.Path(out)
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out={out}: the name of a .safetensors file expected")
+    if os.path.exists(out) and not overwrite:
+        raise InputError(f"{out} exists; --overwrite replaces it")
+    variables = _load_imported(kind, source) if os.path.isfile(source / _FILE) else _part_of_run(kind, source)
+    try:
+        state = to_torch(PARTS[kind], variables)
+    except InputError as error:
+        raise InputError(f"{source} does not hold {kind}: {error}") from error
+    try:
+        from_torch(PARTS[kind], state)
+    except InputError as error:
+        log(f"note: not of the published size, so `import` does not take it: {str(error).splitlines()[0].rstrip(':')}")
+    _write(out, safetensors.numpy.save(state, {"format": "pt"}), folder=False)
+    print(f"{out}: {kind}, {_count(state)}, SHA-256 {sha256(out)}")
 
 
-def _template(kind: str):
-    if kind not in _TEMPLATES:
-        raise InputError(f"unknown kind of weights {kind!r}; there are: {', '.join(KINDS)}")
-    return _TEMPLATES[kind]()
+def _count(arrays: Mapping[str, np.ndarray]) -> str:
+    return f"{len(arrays)} arrays, {sum(a.size for a in arrays.values()):,} parameters"
 
 
-def _torch_shape(shape, axes):
-    return tuple(shape) if axes is None else tuple(shape[i] for i in np.argsort(axes))
+def _load_imported(part: str, folder: pathlib.Path) -> dict:
+    kind, flat = _open_imported(folder)
+    if kind != part:
+        raise InputError(f"{folder} holds weights of kind {kind}; {part} expected")
+    check_shapes(f"{folder} and {part}", shapes(PARTS[part]), {path: array.shape for path, array in flat.items()})
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _open_imported(folder: pathlib.Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Kind and arrays by path."""
+    try:
+        metadata, flat = read_safetensors(folder / _FILE)
+        return json.loads(metadata[_ABOUT])["kind"], flat
+    except InputError as error:
+        raise InputError(f"{folder}: imported weights expected; {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / _FILE} was not made by `python -m rrsr_jax.weights import`") from error
+
+
+def _check_replaceable(kind: str, out: pathlib.Path) -> None:
+    """Raises InputError unless `out` is free, an empty folder or an import of this kind."""
+    if not os.path.lexists(out):
+        return
+    try:
+        if not os.listdir(out):
+            return
+        found, _ = _open_imported(out)
+    except (OSError, InputError) as error:
+        raise InputError(f"--out={out}: a new folder or an earlier import expected; {error}") from error
+    if found != kind:
+        raise InputError(f"--out={out} holds weights of kind {found}; choose another folder")
+
+
+def _part_of_run(kind: str, workdir: pathlib.Path) -> Mapping:
+    try:
+        checkpoints = Checkpoints(workdir)
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"--source={workdir}: a folder of imported weights, or that of a run, expected; {error}"
+        ) from error
+    with contextlib.closing(checkpoints):
+        log(f"reading checkpoint {checkpoints.latest()}")
+        params = checkpoints.params(averaged=True)
+    try:
+        if kind == "discriminator":
+            return {"params": params["discriminator"], "batch_stats": params["discriminator_stats"]}
+        if kind == "correspondence" and "branch_lr" in params:  # a run that trains this net, and may hold its teacher
+            return {branch: params[branch] for branch in ("branch_lr", "branch_ref")}
+        if kind in _MODULES:
+            return params[_MODULES[kind]]
+    except KeyError as error:
+        raise InputError(f"{workdir} does not hold {kind}: its run has no part {error}") from error
+    wanted = {path.split("/")[0] for path in shapes(PARTS[kind])}
+    return {name: value for name, value in params.items() if name in wanted or name not in _NOT_THE_MODELS}
+
+
+def _write(target: pathlib.Path, content: bytes, folder: bool) -> None:
+    """Makes the file `target`, or the folder `target` around the one file, in one stroke."""
+    missing = [parent for parent in target.parents if not os.path.exists(parent)]  # innermost first
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            new = pathlib.Path(temporary, "new")
+            new.mkdir()  # with the usual permissions, other than `temporary`
+            with (new / _FILE).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if folder and not target.is_dir():
+                os.rename(new, target)
+            else:
+                os.replace(new / _FILE, target / _FILE if folder else target)
+    except OSError as error:
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise InputError(f"cannot write {target}: {error}") from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; bad input ends with a message and exit status 2."""
+    options = _parser().parse_args(argv)
+    jax.config.update("jax_platforms", "cpu")  # an accelerator belongs to the runs
+    logging.set_verbosity(logging.ERROR)  # Orbax tells a lot
+    try:
+        if options.command == "fetch":
+            file = fetch(options.url or URLS[options.name], options.out, options.sha256)
+            print(f"{file}: SHA-256 {sha256(file)}\nnext, with PyTorch (pip install 'rrsr_jax[torch]'):")
+            print(f"  --config.weights.{_MODULES[options.name]}={file}, or to need PyTorch only once:")
+            print(
+                f"  python -m rrsr_jax.weights import --kind={options.name} --source={file} --out={file.with_suffix('')}"
+            )
+        elif options.command == "import":
+            import_weights(options.kind, options.source, options.out)
+        else:
+            export_weights(options.kind, options.source, options.out, options.overwrite)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; a .part file of a download is kept, the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rrsr_jax.weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("fetch", help="download published weights")
+    command.add_argument("name", choices=URLS)
+    command.add_argument("--out", default=".", metavar="PATH", help="file, or folder for it (default: this one)")
+    command.add_argument("--url", help="another address of the file")
+    command.add_argument("--sha256", metavar="HEX", help="where the file's name has none; at least 8 digits")
+    command = commands.add_parser("import", help="make a folder for config.weights of a PyTorch-layout file")
+    command.add_argument("--kind", required=True, choices=PARTS)
+    command.add_argument("--source", required=True, metavar="FILE")
+    command.add_argument("--out", required=True, metavar="DIR")
+    command = commands.add_parser("export", help="make a PyTorch-layout file of an imported folder or a run")
+    command.add_argument("--kind", required=True, choices=PARTS)
+    command.add_argument("--source", required=True, metavar="DIR")
+    command.add_argument("--out", required=True, metavar="FILE.safetensors")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

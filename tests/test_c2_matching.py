@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rrsr_jax import losses, models, weights
+from rrsr_jax import losses, models, torch_layout, weights
 from rrsr_jax.errors import InputError
 from rrsr_jax.initial import initial_params
 from rrsr_jax.models.c2_matching import C2Matching
@@ -19,12 +19,12 @@ EVERY = 8  # of the largest gradient's output filters, one in so many is kept in
 @pytest.fixture(scope="module")
 def params(state_dict):
     """Trained and frozen parameters."""
-    vgg = weights.from_torch("vgg19", state_dict("vgg19"))
+    vgg = torch_layout.from_torch("vgg19", state_dict("vgg19"))
     frozen = {
         "vgg": {name: vgg[name] for name in VGG_OF_RRSR},
-        "correspondence": weights.from_torch("c2_extractor", state_dict("c2_extractor")),
+        "correspondence": torch_layout.from_torch("c2_extractor", state_dict("c2_extractor")),
     }
-    return weights.from_torch("c2_restoration", state_dict("c2_restoration")), frozen
+    return torch_layout.from_torch("c2_restoration", state_dict("c2_restoration")), frozen
 
 
 def test_result_loss_and_gradients_match_release(golden, params):
@@ -40,7 +40,7 @@ def test_result_loss_and_gradients_match_release(golden, params):
     assert relative_error(sr, images["sr"]) < 1e-4
     assert relative_error(value, expected["l1"]) < 1e-4
     assert relative_error(of_lr, expected["grad_lr"]) < 1e-3
-    by_key = weights.to_torch("c2_restoration", gradient)
+    by_key = torch_layout.to_torch("c2_restoration", gradient)
     listed = [k for k in expected if k.startswith("grad/")]
     assert len(listed) == 6
     for name in listed:

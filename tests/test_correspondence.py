@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrsr_jax import weights
+from rrsr_jax import torch_layout
 from rrsr_jax.models import correspondence, matching
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.matching import match_patches
@@ -16,7 +16,7 @@ from tests.test_matching import check_offsets
 
 def test_extractor_match_and_offsets_match_golden(golden, state_dict):
     z = golden("c2_matching")
-    params = weights.from_torch("c2_extractor", state_dict("c2_extractor"))
+    params = torch_layout.from_torch("c2_extractor", state_dict("c2_extractor"))
     a, b = jax.jit(CorrespondenceNet().apply)({"params": params}, z["lr_up"][None], z["ref"][None])
     assert relative_error(a, z["dense1"]) < 1e-4
     assert relative_error(b, z["dense2"]) < 1e-4

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrsr_jax import weights
+from rrsr_jax import torch_layout
 from rrsr_jax.models.correspondence import bicubic_downsample
 from rrsr_jax.models.masa import MASA, match_blocks
 from tests.conftest import images, random_params, relative_error
@@ -86,7 +86,7 @@ def slow_match(features_in, features_ref):
 
 def test_matches_release(golden, state_dict):
     z = golden("masa")
-    params = weights.from_torch("masa", state_dict("masa"))
+    params = torch_layout.from_torch("masa", state_dict("masa"))
     sr = jax.jit(MASA().apply)({"params": params}, z["lr"][None], z["ref"][None])
     assert relative_error(sr, z["sr"]) < 1e-4
     np.testing.assert_allclose(bicubic_downsample(z["ref"][None])[0], z["ref_lr"], rtol=1e-6)

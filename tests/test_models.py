@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from rrsr_jax import losses, weights
+from rrsr_jax import losses, torch_layout
 from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
 from rrsr_jax.models.layers import pixel_shuffle
@@ -22,9 +22,9 @@ VGG_OF_RRSR = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
 
 @pytest.fixture(scope="module")
 def rrsr_params(state_dict):
-    vgg = weights.from_torch("vgg19", state_dict("vgg19"))
-    correspondence = weights.from_torch("c2_extractor", state_dict("c2_extractor"))
-    trained = weights.from_torch("rrsr_restoration", state_dict("rrsr_restoration"))
+    vgg = torch_layout.from_torch("vgg19", state_dict("vgg19"))
+    correspondence = torch_layout.from_torch("c2_extractor", state_dict("c2_extractor"))
+    trained = torch_layout.from_torch("rrsr_restoration", state_dict("rrsr_restoration"))
     return trained | {"vgg": {name: vgg[name] for name in VGG_OF_RRSR}, "correspondence": correspondence}
 
 
@@ -51,7 +51,7 @@ def tiny_params():
 
 def test_vgg19_features_and_perceptual_loss(golden, state_dict):
     expected = golden("vgg19")
-    params = weights.from_torch("vgg19", state_dict("vgg19"))
+    params = torch_layout.from_torch("vgg19", state_dict("vgg19"))
     apply = jax.jit(lambda image: VGG("relu5_1").apply({"params": params}, image[None]))
     features, other = apply(expected["image"]), apply(expected["other"])
     assert set(features) == {f"relu{stage}_1" for stage in range(1, 6)}
@@ -68,7 +68,7 @@ def test_perceptual_loss_is_one_norm_over_the_batch():
 
 def test_discriminator(golden, state_dict):
     expected = golden("discriminator")
-    variables = weights.from_torch("c2_discriminator", state_dict("c2_discriminator"))
+    variables = torch_layout.from_torch("c2_discriminator", state_dict("c2_discriminator"))
     model = Discriminator()
     assert relative_error(model.apply(variables, expected["real"], train=False), expected["eval_out"]) < 1e-4
 
@@ -123,7 +123,7 @@ def test_reciprocal_losses_and_gradients_match_release(rrsr_golden, rrsr_params)
     gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(trained)
     assert relative_error(terms["rec"], z["l_rec"]) < 1e-4
     assert relative_error(terms["rtrr"], z["l_rtrr"]) < 1e-4
-    by_key = weights.to_torch("rrsr_restoration", gradient)
+    by_key = torch_layout.to_torch("rrsr_restoration", gradient)
     listed = [k for k in z if k.startswith("grad/")]
     assert len(listed) == 6
     for name in listed:

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from rrsr_jax import weights
+from rrsr_jax import torch_layout
 from rrsr_jax.models.correspondence import bicubic_downsample
 from rrsr_jax.models.ttsr import TTSR
 from tests.conftest import images, random_params, relative_error
@@ -31,7 +31,7 @@ def apply(params, lr, ref):
 
 def test_matches_release(golden, state_dict):
     z = golden("ttsr")
-    params = weights.from_torch("ttsr", state_dict("ttsr"))
+    params = torch_layout.from_torch("ttsr", state_dict("ttsr"))
     lr, ref = ((z[name][None] + 1) / 2 for name in ("lr", "ref"))
     apply = jax.jit(lambda lr, ref: TTSR().apply({"params": params}, lr, ref, mutable=["intermediates"]))
     sr, found = apply(lr, ref)
