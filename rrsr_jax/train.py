@@ -145,7 +145,7 @@ def _to_devices(mesh: Mesh):
 
 def _train(state: TrainState, batches, stage: Stage, config, checkpoints, stop, progress, evaluate_at) -> TrainState:
     """The loop, until `config.steps` or a request to stop."""
-    step, skipped = int(state.step), 0
+    step, skipped, largest = int(state.step), 0, None
     if step < config.steps:
         log("compiling the training step (once; a minute or two for the full model)")
     while step < config.steps and not stop.requested():
@@ -161,12 +161,15 @@ def _train(state: TrainState, batches, stage: Stage, config, checkpoints, stop, 
         skipped += int(np.sum(batch.pop("skipped", 0)))
         state, metrics = stage.step(state, batch)
         step += 1
-        largest = int(metrics.pop("largest_gradient"))
+        before, largest = largest, int(metrics.pop("largest_gradient"))
         metrics = {k: float(v) for k, v in metrics.items()} | ({"skipped": skipped} if skipped else {})
         if not all(np.isfinite(v) for v in metrics.values()):
+            checkpoints.wait()
+            names = parameter_names(state.params)
             raise FloatingPointError(
-                f"step {step}: not finite: {metrics}; the largest gradient is that of "
-                f"{parameter_names(state.params)[largest]}; the last good checkpoint is {checkpoints.latest()}. "
+                f"step {step}: not finite: {metrics}; the largest gradient is that of {names[largest]}"
+                f"{'' if before is None else f' (a step before: {names[before]})'}; "
+                f"the last good checkpoint is {checkpoints.latest() or 'none'}. "
                 "Look at the data of this step, or start in a new workdir with a lower learning rate"
             )
         progress.stepped(step)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from rrsr_jax.checkpoints import Checkpoints
 from rrsr_jax.data import prepare
 from rrsr_jax.errors import InputError
 from rrsr_jax.initial import initial_params
+from rrsr_jax.integrity import has_checkpoint
+from rrsr_jax.step import parameter_names
 from tests.conftest import tiny_config, tiny_rrsr
 from tests.test_datasets import damage, write
 
@@ -60,8 +63,8 @@ def command(tmp_path_factory):
     (folder / "tiny.py").write_text(TINY)
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
 
-    def run(*arguments, config=folder / "tiny.py", **options):
-        call = [sys.executable, "-m", "rrsr_jax.main", f"--config={config}", *arguments]
+    def run(*arguments, config=folder / "tiny.py", prefix=(), **options):
+        call = [*prefix, sys.executable, "-m", "rrsr_jax.main", *([f"--config={config}"] if config else ()), *arguments]
         return subprocess.Popen(
             call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )
@@ -218,13 +221,55 @@ def test_killed_runs_end_like_an_uninterrupted_one(command, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params(killed), params(tmp_path / "whole"))
 
 
-def test_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = tiny_config(steps=9, checkpoint_every=1, learning_rates__default=1e30)
-    with pytest.raises(FloatingPointError, match=r"step [23]: not finite: .*last good checkpoint is [12]"):
+def test_a_run_that_diverges_stops(tmp_path):
+    config = tiny_config(steps=99, checkpoint_every=1, image_every=1000, learning_rates__default=100.0)
+    with pytest.raises(FloatingPointError, match=r"step \d+: not finite: .*last good checkpoint is \d") as error:
         train.train_and_evaluate(config, str(tmp_path))
     checkpoint = Checkpoints(tmp_path)
-    assert checkpoint.latest() == len(lines(tmp_path))
+    found = re.fullmatch(
+        r"step (\d+): not finite: \{.*'loss': nan.*\}; the largest gradient is that of (\S+) \(a step before: (\S+)\); "
+        r"the last good checkpoint is (\d+)\. Look .*",
+        str(error.value),
+    )
+    assert int(found[1]) - 1 == int(found[4]) == checkpoint.latest() == len(lines(tmp_path))
+    assert {found[2], found[3]} <= set(parameter_names(checkpoint.params()))
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(checkpoint.params()))
+
+
+def test_a_damaged_checkpoint_costs_a_run_few_steps(finished_run, command, tmp_path):
+    """Evaluation, without a config, and training alike take the one before; training comes to the same end."""
+    workdir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    (workdir / "checkpoints" / "3" / "state" / "manifest.ocdbt").write_bytes(b"")
+    overrides = "--config.eval.border=8", "--config.model.alignments=(1, 2, 1)"
+    code, _, err = finish(command("--mode", "eval", f"-workdir={workdir}", *overrides, config=None))
+    assert code == 0, err
+    assert "checkpoint 3 is damaged" in err
+    written = json.loads((workdir / "results.json").read_text())
+    assert written["step"] == 2
+    assert written["sets"]["embedded"]["border"] == 8
+    assert train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == finished_run[1]
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
+    jax.tree.map(np.testing.assert_array_equal, params(workdir), params(finished_run[0]))
+
+
+def test_a_full_disk_stops_a_run(command, tmp_path):
+    limit = "bash", "-c", 'ulimit -f 64; exec "$@"', "bash"  # KiB of a file; metrics stay below
+    code, _, err = finish(command(f"--workdir={tmp_path}", prefix=limit))
+    assert code == 2
+    assert f"error: cannot save checkpoint 10 to {tmp_path}/checkpoints: File too large; there is none before it" in err
+    assert len(lines(tmp_path)) < 30
+    assert not has_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--mode=eval"], "error: no checkpoint in"), ([], "--config=None: a file is needed")]
+)
+def test_a_command_without_config_or_checkpoint(command, tmp_path, arguments, message):
+    code, _, err = finish(command(f"--workdir={tmp_path}/run", *arguments, config=None))
+    assert code != 0
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_record_stops_the_run_and_loses_no_step(tmp_path):
