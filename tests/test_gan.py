@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from configs import cufed5_gan
 from rrsr_jax import gan, initial, losses
@@ -74,6 +75,7 @@ def test_two_explicit_updates_give_the_same():
         return fake.mean() - real.mean() + 10 * penalty, moved
 
     gradient, moved = jax.jit(jax.grad(discriminator_loss, has_aux=True))(before.params["discriminator"])
+    gradients = {"discriminator": gradient}
     adam = optax.adam(1e-2, 0.9, 0.999)
     updates, _ = adam.update(gradient, adam.init(gradient))
     discriminator = optax.apply_updates(before.params["discriminator"], updates)
@@ -86,6 +88,9 @@ def test_two_explicit_updates_give_the_same():
 
     loss, gradient = jax.jit(jax.value_and_grad(generator_loss))(params)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+    gradients |= {name: value for name, value in gradient.items() if name != "vgg"}
+    norms = {name: np.linalg.norm(value) for name, value in traverse_util.flatten_dict(gradients, sep="/").items()}
+    assert steps.parameter_names(state.params)[int(metrics["largest_gradient"])] == max(norms, key=norms.get)
     np.testing.assert_allclose(
         metrics["grad_norm"], optax.tree.norm({k: v for k, v in gradient.items() if k != "vgg"}), rtol=1e-3
     )
