@@ -32,7 +32,8 @@ def main(argv: list[str]) -> None:
     """Runs the mode; bad input ends with a message and exit status 2."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.FATAL)  # Orbax and JAX tell a lot, and errors that matter they raise as well
+    # Orbax and JAX tell a lot. Errors they raise as well, but with several processes only when they have waited for the others.
+    logging.set_verbosity(logging.ERROR if _DISTRIBUTED.value else logging.FATAL)
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
     kernels = python_logging.getLogger("kernels")
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
