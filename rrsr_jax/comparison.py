@@ -87,7 +87,7 @@ def _set_table(name: str, table: Mapping[str, Any]) -> str:
 
 def _cells(name: str, seeds: Sequence[Mapping[str, Any]], matched: bool, published) -> list[Any]:
     """What stands behind a config's name, of the seeds that are finished."""
-    published = published or ("", "")
+    published = (f"{published[0]:.2f}", f"{published[1]:.3f}") if published else ("", "")
     if not seeds:
         return ["", "", 0, "", "", *[""] * (len(MATCHED) if matched else 0), *[""] * len(DIGITS), *published]
     results = [seed["sets"][name] for seed in seeds]
