@@ -15,8 +15,9 @@ def get_config() -> ConfigDict:
     c.model.channels = (16, 32, 64)
     c.data.update(name="embedded", patch=96, threads=2, prefetch=4)
     c.batch_size = 4
-    c.steps = 400
-    c.decay_steps = (320,)
+    c.steps = 700
+    c.learning_rates.default = 1e-4  # at 1e-3, without pretrained weights, all descriptors first become the same
+    c.decay_steps = (560,)
     c.log_every = 10
     c.image_every = 1_000_000
     c.checkpoint_every = 100
