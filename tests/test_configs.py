@@ -40,7 +40,7 @@ def shrunk(name):
         config.pixel_steps = 0
         config.discriminator.update(features=(4, 4), head=4)
     config.eval.columns = config.eval.columns or "bicubic"  # models are evaluated elsewhere
-    config.update(batch_size=1, steps=1)
+    config.update(batch_size=1, steps=1, init_from="")
     config.loss.update({term: float(weight > 0) for term, weight in config.loss.items()})  # any weight is like another
     return config
 
