@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 import rrsr_jax
-from rrsr_jax.errors import InputError, check_shapes
+from rrsr_jax.errors import FULL_DISK, InputError, check_shapes
 from rrsr_jax.integrity import has_checkpoint, newest_intact, write_checksums
 from rrsr_jax.progress import log
 from rrsr_jax.step import TrainState, eval_params
@@ -33,6 +34,8 @@ _FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoi
 _FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
 SAME_RESULT = ("deform_conv", "match_tile", "remat")  # fields of a model: where and when it computes, not what
 _FREE_MODEL = (*SAME_RESULT, "dtype", "match_coarse", "match_dtype")  # how exactly; parameters are the same
+
+_UNFINISHED = ".orbax-checkpoint-tmp*"  # after the step, in the name of a folder that is being written
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -112,8 +115,11 @@ class Checkpoints:
         )
         options = dict(read_only=True, create=False)
         if config is not None:
+            if jax.process_index() == 0:
+                for interrupted in self._folder.glob(f"*{_UNFINISHED}"):
+                    shutil.rmtree(interrupted, ignore_errors=True)  # a file that stays there does no harm
             finish = ocp.AsyncOptions(post_finalization_callback=self._write_checksums)
-            options = dict(max_to_keep=config.keep_checkpoints, cleanup_tmp_directories=True, async_options=finish)
+            options = dict(max_to_keep=config.keep_checkpoints, async_options=finish)
         self._manager = ocp.CheckpointManager(
             self._folder, item_handlers=handlers, options=ocp.CheckpointManagerOptions(**options)
         )
@@ -190,7 +196,7 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Orbax calls this when all items are written, before the folder gets its final name."""
-        (folder,) = self._folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        (folder,) = self._folder.glob(f"{self._saving}{_UNFINISHED}")
         write_checksums(folder)
 
     @contextlib.contextmanager
@@ -206,9 +212,10 @@ class Checkpoints:
                 raise
             step, self._saving = self._saving, None
             left = "there is none before it" if self._latest is None else f"the last good one is {self._latest}"
+            remedy = "free space" if code in FULL_DISK else "mend that"
             raise InputError(
                 f"cannot save checkpoint {step} to {self._folder}: {os.strerror(code)}; {left}; "
-                "free space and give the same command again"
+                f"{remedy} and give the same command again"
             ) from error
 
     @contextlib.contextmanager

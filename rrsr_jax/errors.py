@@ -1,6 +1,9 @@
-"""The one exception that means: the program is fine, what it was given is not."""
+"""The one exception that means: the program is fine, what it was given is not; and the numbers of one cause, a full disk."""
 
+import errno
 from collections.abc import Mapping, Sequence
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError
 
 
 class InputError(ValueError):

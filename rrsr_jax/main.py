@@ -4,7 +4,6 @@ python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo [--mode=tra
 python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]  # the config in its newest checkpoint
 """
 
-import errno
 import logging as python_logging
 import pathlib
 import sys
@@ -14,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from rrsr_jax import saved_config, train
-from rrsr_jax.errors import InputError
+from rrsr_jax.errors import FULL_DISK, InputError
 from rrsr_jax.integrity import description
 from rrsr_jax.progress import log
 
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL_DISK:
             raise
         print(f"error: {error}; free space and give the same command again", file=sys.stderr)
         sys.exit(2)

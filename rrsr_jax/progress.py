@@ -18,7 +18,7 @@ import tqdm
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from rrsr_jax.errors import InputError
+from rrsr_jax.errors import FULL_DISK, InputError
 
 
 def log(message: str) -> None:
@@ -92,8 +92,9 @@ class Progress:
             yield
         except OSError as error:
             folder = pathlib.Path(self._lines.name).parent
+            remedy = "free space" if error.errno in FULL_DISK else "mend that"
             raise InputError(
-                f"cannot write metrics to {folder}: {error.strerror}; free space and give the same command again"
+                f"cannot write metrics to {folder}: {error.strerror}; {remedy} and give the same command again"
             ) from error
 
     def close(self) -> None:

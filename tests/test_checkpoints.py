@@ -1,10 +1,13 @@
 """Checkpoints: what they say of themselves, damage, a full disk. On small arrays, without a model."""
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 import time
 
 import grain
@@ -16,7 +19,7 @@ import pytest
 import rrsr_jax
 from rrsr_jax.checkpoints import Checkpoints, check_same_run, claim_workdir
 from rrsr_jax.errors import InputError
-from rrsr_jax.integrity import description, newest_intact
+from rrsr_jax.integrity import description, has_checkpoint, newest_intact
 from rrsr_jax.step import create_state
 from tests.conftest import largest_file, tiny_config
 
@@ -200,37 +203,49 @@ def test_checkpoints_of_an_older_version(workdir):
         checkpoints.restore(like(), batches_at(0))
 
 
-# TensorStore may still want to tell an event loop that is gone.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("size", [KERNEL // 2, 10])  # fails in the background; before that
-def test_a_full_disk(workdir, size):
-    message = r"cannot save checkpoint 3 to .*/checkpoints: File too large; the last good one is 2; free space"
+def fill(workdir, size, step):
+    """Saves where files cannot grow beyond `size` bytes, and returns what that ends with, looking after it as a run does."""
+    with largest_file(size):
+        try:
+            with contextlib.closing(Checkpoints(workdir, CONFIG)) as checkpoints:
+                checkpoints.save(state_at(step), batches_at(step))
+                for _ in range(1000):
+                    checkpoints.check()
+                    time.sleep(0.01)
+        except InputError as error:
+            return str(error)
 
-    def save_and_look(checkpoints):
+
+def test_a_full_disk(workdir, tmp_path):
+    """In the background, at once, and at the first save. In a process of its own, as TensorStore goes on for a moment."""
+    cases = [
+        (workdir, KERNEL // 2, 3),
+        (shutil.copytree(workdir, tmp_path / "2"), 10, 3),
+        (tmp_path / "3", KERNEL // 2, 1),
+    ]
+    script = "import pathlib, sys; from tests.test_checkpoints import fill"
+    script += "\nfor i in range(1, 10, 3): print(fill(pathlib.Path(sys.argv[i]), *map(int, sys.argv[i + 1 : i + 3])))"
+    call = [sys.executable, "-c", script, *(str(value) for case in cases for value in case)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300, check=False)
+    for (folder, _, step), said in zip(cases, done.stdout.splitlines() or [done.stderr], strict=True):
+        left = "the last good one is 2" if step == 3 else "there is none before it"
+        assert f"cannot save checkpoint {step} to {folder}/checkpoints: File too large; {left}; free space and" in said
+        assert has_checkpoint(folder) == (step == 3)
+        assert step == 1 or newest_intact(folder) == (2, {})
+        save(folder, step)
+        assert names(folder) == (["2", "3"] if step == 3 else ["1"])
+        with contextlib.closing(Checkpoints(folder)) as checkpoints:
+            assert_restores(checkpoints, step)
+
+
+def test_a_disk_that_fails_otherwise(workdir, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(grain.checkpoint.CheckpointHandler, "save", fail)
+    message = r"cannot save checkpoint 3 to .*: Input/output error; the last good one is 2; mend that and give"
+    with contextlib.closing(Checkpoints(workdir, CONFIG)) as checkpoints, pytest.raises(InputError, match=message):
         checkpoints.save(state_at(3), batches_at(3))
-        for _ in range(1000):
-            checkpoints.check()
-            time.sleep(0.01)
-
-    with contextlib.closing(Checkpoints(workdir, CONFIG)) as checkpoints:
-        with largest_file(size), pytest.raises(InputError, match=message):
-            save_and_look(checkpoints)
-        assert checkpoints.latest() == 2
-    assert newest_intact(workdir) == (2, {})
-    save(workdir, 3)
-    assert names(workdir) == ["2", "3"]
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        assert_restores(checkpoints, 3)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_disk_that_is_full_at_the_first_save(tmp_path):
-    """The last one too: nobody looks before `close`."""
-    message = r"cannot save checkpoint 1 to .*: File too large; there is none before it"
-    with largest_file(KERNEL // 2), pytest.raises(InputError, match=message):
-        save(tmp_path, 1)
-    save(tmp_path, 1)
-    assert newest_intact(tmp_path) == (1, {})
 
 
 def test_fields_that_a_config_does_not_have(tmp_path):
