@@ -118,12 +118,13 @@ def evaluation(
     Every image of a set, cut to `config.eval.patch` around its middle, is matched with its warp. Columns: `hr_hr`, both images
     sharp, which is what a teacher sees; `lr_hr`, the first one downsampled and upsampled, as it is for a student and in
     super-resolution; and the latter for networks that have learnt nothing: `untrained_lr_hr`, see `correspondence.untrained`,
-    and `random_lr_hr`, filters as they come.
+    and `random_lr_hr`, filters as they come, the same in both branches, or their descriptors would have nothing in common.
     """
     accuracy = make_accuracy(net)
 
     def run(params, step, workdir, stop):
-        random = draw_model(net, config.seed)
+        branch = draw_model(net, config.seed)["branch_ref"]
+        random = {"branch_lr": branch, "branch_ref": branch}
         networks = {"": params, "untrained_": untrained(random), "random_": random}
         return {test_set.name: _accuracies(accuracy, networks, test_set, config, stop) for test_set in test_sets}
 

@@ -2,11 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from configs.ablations import c2_pfa
 
 
 def get_config() -> ConfigDict:
-    c = photos.get_config()
-    c.model.update(alignments=(1, 1, 1), blocks=(2, 2, 2), experts=0)
-    c.loss.rtrr = 0.0
+    c = c2_pfa.get_config()
+    c.model.update(alignments=(1, 1, 1), blocks=(2, 2, 2))
     return c

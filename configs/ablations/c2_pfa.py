@@ -2,11 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from configs.ablations import c2_pfa_ras
 
 
 def get_config() -> ConfigDict:
-    c = photos.get_config()
+    c = c2_pfa_ras.get_config()
     c.model.experts = 0
-    c.loss.rtrr = 0.0
     return c

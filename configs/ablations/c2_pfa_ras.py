@@ -2,10 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from configs.ablations import c2_pfa_ras_rtrr
 
 
 def get_config() -> ConfigDict:
-    c = photos.get_config()
+    c = c2_pfa_ras_rtrr.get_config()
     c.loss.rtrr = 0.0
     return c

@@ -7,4 +7,5 @@ from configs import photos
 
 def get_config() -> ConfigDict:
     c = photos.get_config()
+    c.init_from = "student"  # of the same list
     return c
