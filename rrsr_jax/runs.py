@@ -83,11 +83,11 @@ def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str
     names = [pathlib.Path(path).stem for path in paths]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"--configs: files of different names expected, got several called {', '.join(sorted(twice))}")
-    fields = {path: _fields(load_config(path, ())) for path in paths}
-    _check_overrides(overrides, fields)
+    known = {path: fields(load_config(path, ())) for path in paths}
+    check_overrides(overrides, known)
     runs = []
     for name, path in zip(names, paths, strict=True):
-        own = tuple(override for override in overrides if override.partition("=")[0] in fields[path])
+        own = tuple(override for override in overrides if override.partition("=")[0] in known[path])
         config = load_config(path, own)
         for seed in range(config.seed, config.seed + seeds):
             run = Run(name, path, own, config, workdir / name / f"seed_{seed}")
@@ -116,9 +116,9 @@ def _nothing(pattern):
     raise InputError(f"--configs: no file {pattern}")
 
 
-def _check_overrides(overrides: Sequence[str], fields: Mapping[str, set[str]]) -> None:
-    """InputError for what no config has; a note on what some have not."""
-    everywhere = set().union(*fields.values())
+def check_overrides(overrides: Sequence[str], known: Mapping[str, set[str]]) -> None:
+    """InputError for what no config has, whose fields are `known` by path; a note on what some have not."""
+    everywhere = set().union(*known.values())
     for override in overrides:
         field, given, _ = override.partition("=")
         if not given:
@@ -127,15 +127,15 @@ def _check_overrides(overrides: Sequence[str], fields: Mapping[str, set[str]]) -
             near = difflib.get_close_matches(field, everywhere, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"--set {override}: none of the configs has a field {field}{hint}")
-        if without := [pathlib.Path(path).stem for path in fields if field not in fields[path]]:
+        if without := [pathlib.Path(path).stem for path in known if field not in known[path]]:
             print(f"note: --set {override} says nothing to {', '.join(without)}", file=sys.stderr)
 
 
-def _fields(config: ConfigDict, prefix: str = "") -> set[str]:
+def fields(config: ConfigDict, prefix: str = "") -> set[str]:
     """Names of all fields, dotted."""
     names = set()
     for name, value in config.items():
-        names |= {prefix + name} | (_fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else set())
+        names |= {prefix + name} | (fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else set())
     return names
 
 
