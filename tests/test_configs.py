@@ -100,10 +100,15 @@ def test_a_figures_configs_differ_from_the_papers_run_in_its_one_field(folder, f
     assert found == values
 
 
-def test_left_half_of_table_2_adds_one_thing_at_a_time():
+@pytest.mark.parametrize(("folder", "progressive", "experts"), [("table2", (1, 3, 3), 16), ("ablations", (1, 2, 2), 4)])
+def test_left_half_of_table_2_adds_one_thing_at_a_time(folder, progressive, experts):
     names = ("c2", "c2_pfa", "c2_pfa_ras", "c2_pfa_ras_rtrr")
-    configs = [importlib.import_module(f"configs.table2.{name}").get_config() for name in names]
-    assert [c.model.alignments for c in configs] == [(1, 1, 1), (1, 3, 3), (1, 3, 3), (1, 3, 3)]
-    assert [c.model.experts for c in configs] == [0, 0, 16, 16]
+    configs = [get_config(f"configs.{folder}.{name}") for name in names]
+    assert [c.model.alignments for c in configs] == [(1, 1, 1), progressive, progressive, progressive]
+    assert [c.model.experts for c in configs] == [0, 0, experts, experts]
     assert [c.loss.rtrr for c in configs] == [0, 0, 0, 0.4]
-    assert len({(c.steps, c.batch_size, c.decay_steps) for c in configs}) == 1
+    for config in configs:
+        config.model.update(name="rrsr", alignments=progressive, blocks=configs[-1].model.blocks, experts=experts)
+        config.loss.rtrr = 0.4
+        config.weights = configs[-1].weights
+    assert len({config.to_json() for config in configs}) == 1
