@@ -182,7 +182,7 @@ def routing_sheet(names: Sequence[str], routing: Mapping[str, np.ndarray]) -> Im
             for k, (value, colour) in enumerate(zip(values, _colour(values[None])[0], strict=True)):
                 x = label + k * cell
                 pen.rectangle((x, y, x + cell - 2, y + cell // 2 - 2), fill=tuple(colour.tolist()))
-                pen.text((x + 4, y + 2), f"{value:.2f}", fill="black" if value > 0.5 else "white", font_size=12)
+                pen.text((x + 4, y + 2), f"{value:.2f}", fill="black" if value > 0.6 else "white", font_size=12)
     return sheet
 
 
