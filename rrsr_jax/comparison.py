@@ -46,10 +46,9 @@ def summary(planned: Sequence[Run]) -> dict[str, Any]:
 
 
 def _training_minutes(run: Run) -> float | None:
-    """Of all steps at the speed of the last ones."""
-    last = runs.records(run)[-1]
-    speed = last["images_per_second"]
-    return round(run.config.steps * run.config.batch_size / speed / 60, 2) if speed else None
+    """Of all steps at the mean speed since the run last went on; None if no record tells one."""
+    speeds = [record["images_per_second"] for record in runs.records(run) if record["images_per_second"]]
+    return round(run.config.steps * run.config.batch_size / speeds[-1] / 60, 2) if speeds else None
 
 
 def markdown(table: Mapping[str, Any]) -> str:
@@ -103,7 +102,8 @@ def _cells(name: str, seeds: Sequence[Mapping[str, Any]], matched: bool, publish
 
 def _effort(seeds: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Number of seeds, steps, minutes."""
-    return [len(seeds), seeds[0]["step"], f"{statistics.mean(seed['minutes'] or 0 for seed in seeds):.1f}"]
+    minutes = [seed["minutes"] for seed in seeds if seed["minutes"] is not None]
+    return [len(seeds), seeds[0]["step"], f"{statistics.mean(minutes):.1f}" if minutes else ""]
 
 
 def _is_matching(seed: Mapping[str, Any], name: str) -> bool:

@@ -35,7 +35,7 @@ def create_gan_state(params: Mapping, config: ConfigDict) -> TrainState:
     state = create_state(generator, config)
     opt_state = {"generator": state.opt_state}
     if "discriminator" in gan:
-        flat, rates = _discriminator(gan, config)
+        flat, _, rates = _discriminator(gan, config)
         opt_state["discriminator"] = make_optimizer(config, rates, config.pixel_steps).init(flat)
     return state.replace(params={**generator, **gan}, opt_state=opt_state)
 
@@ -97,11 +97,11 @@ def _step(model, config, judged: bool, state, batch):
 
 def _move_discriminator(gan, sr, hr, state, config):
     """The parts with the discriminator moved, its optimiser, metrics, and its gradient."""
-    flat, rates = _discriminator(gan, config)
+    flat, frozen, rates = _discriminator(gan, config)
     alpha = _between(config, state.step, len(hr))
 
     def loss(flat):
-        net = functools.partial(_judge, config, merge(flat, {})["discriminator"])
+        net = functools.partial(_judge, config, merge(flat, frozen)["discriminator"])
         real, stats = net(gan["discriminator_stats"], hr)
         fake, stats = net(stats, sr)
         penalty, _ = losses.gradient_penalty(lambda images: net(stats, images)[0], hr, sr, alpha)
@@ -111,7 +111,7 @@ def _move_discriminator(gan, sr, hr, state, config):
     gradient, (metrics, stats) = jax.lax.pmean(jax.grad(loss, has_aux=True)(flat), DATA_AXIS)
     optimizer = make_optimizer(config, rates, config.pixel_steps)
     updates, opt_state = optimizer.update(gradient, state.opt_state["discriminator"])
-    moved = merge(optax.apply_updates(flat, updates), {})
+    moved = merge(optax.apply_updates(flat, updates), frozen)
     return {**gan, **moved, "discriminator_stats": stats}, opt_state, metrics, gradient
 
 
@@ -146,8 +146,8 @@ def _separate(params: Mapping) -> tuple[dict, dict]:
     return {k: v for k, v in params.items() if k not in GAN_PARTS}, {k: v for k, v in params.items() if k in GAN_PARTS}
 
 
-def _discriminator(gan: Mapping, config: ConfigDict) -> tuple[dict, dict]:
-    """The discriminator's parameters and their rates, flat by path."""
+def _discriminator(gan: Mapping, config: ConfigDict) -> tuple[dict, dict, dict]:
+    """The discriminator's trained and frozen parameters and their rates, flat by path."""
     wrapped = {"discriminator": gan["discriminator"]}
     rates = parameter_rates(wrapped, config.learning_rates)
-    return split(wrapped, rates)[0], rates
+    return *split(wrapped, rates), rates

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from rrsr_jax import weights
 from rrsr_jax.checkpoints import Checkpoints, stage_of
 from rrsr_jax.errors import InputError, check_shapes
+from rrsr_jax.integrity import has_checkpoint
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
@@ -108,12 +109,15 @@ def model_params(model: nn.Module, config: ConfigDict) -> dict:
 def matcher_params(net: nn.Module, config: ConfigDict) -> dict:
     """Parameters of the correspondence net to start from; of a student, the teacher's are in them under `teacher`.
 
-    They come from `config.init_from`, or from `config.weights.correspondence`; else both branches start as the VGG of
-    `config.weights.vgg`, or untrained. A student starts as its teacher.
+    They come from `config.init_from`, or from `config.weights.correspondence`; else a teacher's branches both start as the VGG
+    of `config.weights.vgg`, or untrained. A student starts as its teacher, and needs one.
     """
     source, stage = read_source(config)
-    if config.stage == "student" and not source:
-        raise InputError("config.init_from is empty; the workdir of a run of stage teacher expected, see configs/")
+    if config.stage == "student" and not source and not config.weights.correspondence:
+        raise InputError(
+            "config.init_from is empty; the workdir of a run of stage teacher expected, see configs/, or "
+            "config.weights.correspondence, a teacher from elsewhere"
+        )
     params = untrained(draw_model(net, config.seed))
     if stage:
         params = _fitted(config, params, {branch: source[branch] for branch in ("branch_lr", "branch_ref")})
@@ -172,6 +176,11 @@ def read_source(config: ConfigDict) -> tuple[Mapping, str]:
     if not config.init_from:
         return {}, ""
     workdir = pathlib.Path(config.init_from)
+    if not has_checkpoint(workdir):
+        raise InputError(
+            f"config.init_from={workdir}: no checkpoint in {workdir}; the folder of a run expected (or in a list, see "
+            "rrsr_jax.table, the name of another config of that list)"
+        )
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         stage = stage_of(workdir)
         if stage not in SOURCES[config.stage]:

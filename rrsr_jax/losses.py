@@ -35,7 +35,9 @@ def gradient_penalty(
     """
     mixed = alpha * real + (1 - alpha) * fake
     gradient = jax.grad(lambda images: discriminate(images).sum())(mixed)
-    norm = jnp.sqrt((gradient**2).sum((1, 2, 3)))
+    squares = (gradient**2).sum((1, 2, 3))
+    # A saturated discriminator has no gradient, and the root no slope there.
+    norm = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
     return ((norm - 1) ** 2).mean(), norm
 
 

@@ -39,6 +39,7 @@ class Stage(NamedTuple):
       evaluate: (params, step, workdir, stop) -> results by set; raises `evaluate.Stopped`. `params` is None if there is no model.
       table: results as text.
       whole: the parts of `config.weights` that can stand for a checkpoint.
+      needs_model: whether nothing can be evaluated without one.
       pictures: (params, batch) -> 8-bit images by name, to look at while training.
     """
 
@@ -49,6 +50,7 @@ class Stage(NamedTuple):
     evaluate: Callable[[Mapping | None, int | str, pathlib.Path, Callable[[], bool]], Results]
     table: Callable[[Results], str]
     whole: tuple[str, ...]
+    needs_model: bool
     pictures: Callable[[Mapping, Mapping[str, jax.Array]], dict[str, np.ndarray]]
 
 
@@ -72,6 +74,7 @@ def _super_resolution(config: ConfigDict, mesh: Mesh) -> Stage:
         results.super_resolution(model, test_sets, config),
         report.table,
         tuple(models.MODELS),
+        False,
         functools.partial(_strip, evaluate.make_upscaler(model)),
     )
 
@@ -91,6 +94,7 @@ def _matching(config: ConfigDict, mesh: Mesh) -> Stage:
         matcher.evaluation(net, test_sets, config),
         matcher.table,
         ("correspondence",),
+        True,
         lambda params, batch: {},
     )
 

@@ -31,11 +31,12 @@ from rrsr_jax import runs
 from rrsr_jax.checkpoints import check_same_run, write_atomically
 from rrsr_jax.comparison import markdown, summary
 from rrsr_jax.errors import InputError
+from rrsr_jax.integrity import has_checkpoint
 from rrsr_jax.runs import Run
 from rrsr_jax.train import StopRequest
 
 # The parts of a config that the time of a step depends on.
-DECISIVE = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay")
+DECISIVE = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay", "stage", "discriminator")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,8 +68,14 @@ def make_table(
     if minutes and any(override.startswith("steps=") for override in overrides):
         raise InputError("--minutes or --set steps=N expected, got both")
     planned = runs.plan(configs, workdir, overrides, seeds)
+    own = {str(run.workdir) for run in planned}
     for run in {run.name: run for run in planned}.values():
         runs.check(run)
+        if (source := run.config.init_from) not in {"", *own} and not has_checkpoint(pathlib.Path(source)):
+            raise InputError(
+                f"{run.path}: config.init_from={source}: another config of the list, or the folder of a run with a "
+                "checkpoint, expected"
+            )
     failed = []
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(_claim(workdir))
@@ -111,6 +118,10 @@ def _run_all(planned: Sequence[Run], workdir: pathlib.Path, minutes, stop: StopR
         if stop.received() or runs.results(run):
             continue
         what = f"{run.name} seed {run.config.seed}"
+        if any(str(other.workdir) == run.config.init_from and not runs.results(other) for other in planned):
+            failed.append(run.workdir)
+            _say(f"{what} is left out: {run.config.init_from}, which it starts from, is not finished")
+            continue
         each = statistics.mean(durations) if durations else 60 * (minutes or 0)
         to_go = f"about {_clock(each * left)} to go" if each else "time to go known after one run"
         _say(f"run {number} of {len(planned)}, {what}, {_clock(time.monotonic() - started)} elapsed, {to_go}")
@@ -132,7 +143,8 @@ def _share_time(
     known = json.loads(path.read_text()) if path.exists() else {}
     first = {run.name: run for run in reversed(planned) if run.config.stage in ("rec", "gan")}
     for number, (name, run) in enumerate(reversed(first.items()), start=1):
-        decisive = {part: json.loads(run.config.to_json())[part] for part in DECISIVE}
+        whole = json.loads(run.config.to_json())
+        decisive = {part: whole[part] for part in DECISIVE if part in whole}
         config = zlib.crc32(json.dumps(decisive, sort_keys=True).encode())
         if known.get(name, {}).get("config") != config:
             _say(f"timing the steps of {name}, {number} of {len(first)}")

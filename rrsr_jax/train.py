@@ -107,11 +107,11 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
     elif config.init_from or any(whole.values()):
         params = place(stage.initial_state().params, mesh)
         step = f"{config.init_from} {config.weights.to_json()}"
-    elif any(set(test_set.columns) != {"bicubic"} for test_set in stage.test_sets):
+    elif stage.needs_model or any(set(test_set.columns) != {"bicubic"} for test_set in stage.test_sets):
+        without = "" if stage.needs_model else "; or --config.eval.columns=bicubic, which needs no model"
         raise InputError(
             f"no checkpoint in {workdir}/checkpoints; the folder of a run expected that has saved one (or "
-            f"{''.join(f'--config.weights.{part}, ' for part in whole)}--config.init_from; "
-            "or --config.eval.columns=bicubic, which needs no model)"
+            f"{''.join(f'--config.weights.{part}, ' for part in whole)}--config.init_from{without})"
         )
     claim_workdir(workdir, config)
     with StopRequest() as stop:

@@ -1,5 +1,6 @@
 """Every file in `configs/`: it builds, and runs through training and evaluation for a step, shrunk, on embedded photographs."""
 
+import functools
 import importlib
 
 import pytest
@@ -112,3 +113,37 @@ def test_left_half_of_table_2_adds_one_thing_at_a_time(folder, progressive, expe
         config.loss.rtrr = 0.4
         config.weights = configs[-1].weights
     assert len({config.to_json() for config in configs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    {
+        "cufed5_gan": {
+            "pixel_steps": 10_000, "penalty": 10.0, "steps": 255_000, "learning_rates.discriminator": 1e-4,
+            "loss.rec": 1.0, "loss.rtrr": 0.4, "loss.perceptual": 1e-4, "loss.adversarial": 1e-6,
+            "discriminator.features": (32, 64, 128, 256, 512), "discriminator.head": 1024,
+        },
+        "matcher_teacher": {
+            "steps": 5_000, "batch_size": 8, "learning_rates.default": 1e-3, "learning_rates.teacher": 0.0,
+            "decay_steps": (), "data.warp_range": (0.0, 10.0), "data.patch": 160,
+            "loss.triplet": 1.0, "loss.distillation": 0.0, "model.channels": (64, 128, 256),
+        },
+        "matcher_student": {
+            "steps": 75_000, "batch_size": 8, "learning_rates.default": 1e-3, "learning_rates.teacher": 0.0,
+            "decay_steps": (72_545,), "decay_factor": 0.1, "loss.triplet": 1.0, "loss.distillation": 15.0,
+        },
+        "masa": {
+            "steps": 160 * 1_319, "decay_steps": (500 * 1_319,), "schedule": "cosine", "batch_size": 9,
+            "learning_rates.default": 1e-4, "model.blocks": (12, 8, 4), "eval.border": 0, "loss.rec": 1.0,
+        },
+        "ttsr": {
+            "steps": 200 * 1_319, "decay_steps": (), "batch_size": 9, "learning_rates.default": 1e-4,
+            "learning_rates.vgg": 1e-5, "model.blocks": (16, 16, 8, 4), "eval.border": 0, "loss.rec": 1.0,
+        },
+    }.items(),
+)  # fmt: skip
+def test_published_constants(name, expected):
+    """Of the RRSR paper and its supplement, C2-Matching, MASA and TTSR."""
+    config = get_config(f"configs.{name}")
+    found = {field: functools.reduce(lambda part, key: part[key], field.split("."), config) for field in expected}
+    assert found == expected

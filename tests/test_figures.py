@@ -24,7 +24,9 @@ EVAL = ["eval.sets=embedded", "eval.crops=2", "eval.patch=48"]
 def run(tmp_path_factory):
     """The workdir of a run of a single step."""
     workdir = tmp_path_factory.mktemp("run")
-    train.train_and_evaluate(tiny_config(steps=1, batch_size=1, eval__sets="", loss__rtrr=0.0), str(workdir))
+    train.train_and_evaluate(
+        tiny_config(steps=1, batch_size=1, eval__sets="", loss__rtrr=0.0, ema_decay=0.5), str(workdir)
+    )
     return workdir
 
 
@@ -38,7 +40,7 @@ def test_what_is_drawn_is_what_the_model_does(run, tmp_path):
     assert [(row["block"], row["image"]) for row in rows] == [(block, name) for block in BLOCKS for name in names]
     lr = downscale(crop_to_multiple(test_set[1]["hr"]))[None].astype(np.float32) / 255
     ref = test_set.reference("reference", 1, test_set[1])[None].astype(np.float32) / 255
-    params = Checkpoints(run).params()
+    params = Checkpoints(run).params(averaged=True)
     observe = jax.jit(lambda *a: tiny_rrsr().apply(*a, mutable=["intermediates"]))
     _, found = observe({"params": params}, lr, ref)
     expected = found["intermediates"]["fas_2x_1"]["select"]["routing"][0][0]

@@ -1,5 +1,6 @@
 """The GAN stage: order of the updates, what moves and what does not, devices."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import pytest
 from flax import traverse_util
 
 from configs import cufed5_gan
-from rrsr_jax import gan, initial, losses
+from rrsr_jax import gan, initial, losses, models, train
 from rrsr_jax import step as steps
 from rrsr_jax.errors import InputError
 from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
+from tests.conftest import tiny_config
 from tests.test_step import TRACES, Convolution, batch
 
 SMALL = dict(features=(4, 5), head=6)
@@ -244,3 +246,87 @@ print("same")
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "same" in done.stdout
+
+
+def test_penalty_where_the_discriminator_is_saturated():
+    """The slope of a saturated sigmoid is zero; the norm of a gradient of zero must not make its own gradient infinite."""
+
+    def penalty(bias):
+        def discriminate(images):
+            return jax.nn.sigmoid(images.sum((1, 2, 3)) + bias)
+
+        return losses.gradient_penalty(discriminate, *pair, jnp.full((2, 1, 1, 1), 0.5))[0]
+
+    pair = [jnp.full((2, 4, 4, 3), value) for value in (0.1, 0.2)]
+    value, slope = jax.value_and_grad(penalty)(200.0)
+    assert (value, slope) == (1, 0)
+    assert jax.grad(penalty)(-7.0) != 0
+
+
+@pytest.mark.parametrize("frozen", ["discriminator", "head1"])
+def test_frozen_discriminator(frozen):
+    """A rate of 0 freezes the whole of it, or a part."""
+    config = gan_config()
+    with config.unlocked():
+        config.learning_rates[frozen] = 0.0
+    state, step = start(config)
+    before = copy(state.params["discriminator"])
+    names = {"/".join(path) for path in traverse_util.flatten_dict(before)}
+    some = [name for name in names if frozen == "discriminator" or frozen in name.split("/")]
+    state, metrics = step(state, batch())
+    assert np.isfinite(metrics["loss"])
+    after = traverse_util.flatten_dict(copy(state.params["discriminator"]), sep="/")
+    before = traverse_util.flatten_dict(before, sep="/")
+    assert some
+    for name in names:
+        assert (name in some) <= np.array_equal(before[name], after[name]), name
+    assert any(not np.array_equal(before[name], after[name]) for name in names) == (frozen != "discriminator")
+
+
+def test_the_penalty_is_taken_elsewhere_at_every_step():
+    config = gan_config()
+    mesh = steps.make_mesh(jax.devices()[:1])
+
+    def alpha(step):
+        place = functools.partial(gan._between, config, size=4)
+        spec = jax.sharding.PartitionSpec()
+        return jax.shard_map(place, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(jnp.int32(step))
+
+    first, second = alpha(0), alpha(1)
+    assert first.shape == (4, 1, 1, 1)
+    assert len({float(a) for a in jnp.concatenate([first, second]).ravel()}) == 8
+
+
+def test_where_a_gan_can_start_from(tmp_path):
+    """From a -rec run it takes the generator, from a GAN run the discriminator too; a -rec run takes the generator of either."""
+    changes = dict(batch_size=1, steps=1, pixel_steps=0, eval__sets="", loss__rtrr=0.0)
+
+    def make(base, **more):
+        config = base(**(changes | more))
+        with config.unlocked():
+            config.model = {"name": "srcnn", "features": (4, 4)}
+            config.weights = {"discriminator": ""} if config.stage == "gan" else {}
+        config.data.update(name="embedded", patch=32, warp_range=(1.0, 4.0), threads=1, prefetch=2)
+        return config
+
+    def rec_config(pixel_steps, **more):
+        config = tiny_config(**more)
+        with config.unlocked():
+            config.learning_rates = {"default": 1e-3}
+        return config
+
+    model = models.build(make(gan_config).model)
+    trained = {}
+    for name, base, more in (("rec", rec_config, {}), ("gan", gan_config, {"init_from": str(tmp_path / "rec")})):
+        train.train_and_evaluate(make(base, **more), str(tmp_path / name))
+        trained[name] = train.Checkpoints(tmp_path / name).params()
+    for name, base in (("rec", gan_config), ("gan", gan_config), ("gan", rec_config)):
+        config = make(base, init_from=str(tmp_path / name), seed=7)
+        found = initial.initial_params(model, config)
+        assert ("discriminator" in found) == (config.stage == "gan")
+        for part, value in found.items():
+            same = jax.tree.map(np.array_equal, value, trained[name].get(part, value))
+            assert all(jax.tree.leaves(same)), part
+    fresh = initial.initial_params(model, make(gan_config, init_from=str(tmp_path / "rec"), seed=7))
+    kernels = [params["discriminator"]["head1"]["kernel"] for params in (fresh, trained["gan"])]
+    assert not np.array_equal(*kernels)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import matcher_student, matcher_teacher
-from rrsr_jax import initial, losses, matcher, train
+from rrsr_jax import initial, losses, matcher, protocols, train
 from rrsr_jax import step as steps
 from rrsr_jax.data import pipeline
 from rrsr_jax.data.datasets import embedded_photographs
@@ -15,7 +15,7 @@ from rrsr_jax.data.images import downscale, perspective_warp, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.initial import initial_params
 from rrsr_jax.models.correspondence import CorrespondenceNet, untrained
-from tests.conftest import relative_error, tiny_config, tiny_rrsr
+from tests.conftest import random_params, relative_error, tiny_config, tiny_rrsr
 from tests.test_gan import gan_config
 
 CHANNELS = (4, 6, 8)
@@ -292,3 +292,51 @@ def test_both_branches_can_start_as_vgg(tmp_path, state_dict):
     for branch in params.values():
         np.testing.assert_array_equal(branch["conv3_1"]["kernel"], kernel)
         assert set(branch) == {"conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1"}
+
+
+def test_a_student_from_a_student_keeps_its_teacher(chain):
+    config = stage_config("student", init_from=str(chain / "student"))
+    student, found = train.Checkpoints(chain / "student").params(), initial.matcher_params(NET, config)
+    for part in ("branch_lr", "branch_ref", "teacher"):
+        jax.tree.map(np.testing.assert_array_equal, found[part], student[part])
+    kernels = (found["teacher"]["branch_lr"]["conv3_1"]["kernel"], found["branch_lr"]["conv3_1"]["kernel"])
+    assert not np.array_equal(*kernels)
+
+
+def test_a_student_of_a_teacher_from_elsewhere(monkeypatch):
+    elsewhere = random_params(NET)
+    monkeypatch.setattr(initial.weights, "load", lambda kind, path: elsewhere)
+    found = initial.matcher_params(NET, stage_config("student", weights__correspondence="file.npz"))
+    for part in ("branch_lr", "branch_ref"):
+        jax.tree.map(np.testing.assert_array_equal, found[part], elsewhere[part])
+        jax.tree.map(np.testing.assert_array_equal, found["teacher"][part], elsewhere[part])
+
+
+def test_what_each_column_matches(monkeypatch):
+    """`hr_hr` sharp images; `lr_hr` the upsampled with the sharp one; parameters by their name."""
+    seen = []
+
+    def accuracy(params, first, second, homography):
+        seen.append((params, first, second))
+        return len(seen) / 10
+
+    monkeypatch.setattr(matcher, "make_accuracy", lambda net: accuracy)
+    (test_set,) = protocols.test_sets(stage_config(eval__crops=2).eval)
+    one = protocols.test_sets(stage_config(eval__crops=2, eval__limit=1).eval)
+    results = matcher.evaluation(NET, one, stage_config())({"mine": 1}, 0, None, bool)
+    hr = test_set[0]["hr"][:96, :96]
+    for (params, first, second), sharp in zip(seen, (True, False, False, False), strict=True):
+        np.testing.assert_array_equal(first, hr if sharp else upscale(downscale(hr)))
+        assert second.shape == hr.shape
+        assert (params == {"mine": 1}) == (params is seen[0][0])
+    assert seen[0][0] is seen[1][0]
+    jax.tree.map(np.testing.assert_array_equal, *(seen[3][0][branch] for branch in ("branch_lr", "branch_ref")))
+    shares = [row["within_one_cell"] for row in results["embedded"]["columns"].values()]
+    assert shares == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_a_matcher_cannot_be_evaluated_without_one(tmp_path):
+    config = stage_config(eval__columns="bicubic")
+    with pytest.raises(InputError, match="no checkpoint in") as error:
+        train.evaluate_only(config, str(tmp_path / "none"))
+    assert "bicubic" not in str(error.value)

@@ -300,3 +300,50 @@ def test_runs_come_after_those_they_start_from(tmp_path):
     assert sources[pathlib.Path("gan/seed_0")] == str(tmp_path / "rec/seed_0")
     with pytest.raises(InputError, match="rec, gan start from each other"):
         runs.plan([str(ROOT / f"configs/chain/{name}.py") for name in ("rec", "gan")], tmp_path, ["init_from=rec"], 1)
+
+
+def test_nothing_starts_from_a_run_that_failed(tmp_path, monkeypatch):
+    broken, calls = {"teacher"}, []
+    monkeypatch.setattr(runs, "execute", fake_execute(calls, lambda run: 2 * (run.name in broken)))
+    monkeypatch.setattr(runs, "check", lambda run: None)
+    arguments = ([str(ROOT / "configs/chain/*.py")], tmp_path / "runs", [], 1, None)
+    failed = table.make_table(*arguments)
+    assert [name for name, *_ in calls] == ["teacher"]
+    assert [path.parent.name for path in failed] == ["teacher", "student", "rec", "gan", "student_alone"]
+    broken.clear()
+    assert table.make_table(*arguments) == []
+    assert [name for name, *_ in calls] == ["teacher", "teacher", "student", "rec", "gan", "student_alone"]
+
+
+def test_a_list_needs_what_its_configs_start_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "check", lambda run: None)
+    with pytest.raises(
+        InputError, match=r"rec.py: config.init_from=student: another config of the list, or the folder"
+    ):
+        table.make_table([str(ROOT / "configs/chain/rec.py")], tmp_path / "runs", [], 1, None)
+
+
+def test_a_gan_is_timed_with_its_discriminator(tmp_path, monkeypatch):
+    timed = []
+    monkeypatch.setattr(runs, "execute", lambda run, stop, lock: timed.append(run.config))
+    (run,) = runs.plan([str(ROOT / "configs/cufed5_gan.py")], tmp_path, [], 1)
+    with pytest.raises(InputError, match="before a step could be timed"):
+        runs.step_seconds(run, tmp_path / "scratch", bool, 0)
+    assert (timed[0].pixel_steps, timed[0].init_from) == (0, "")
+
+
+def test_minutes_of_training(tmp_path):
+    (run,) = runs.plan([str(ROOT / "configs/cufed5.py")], tmp_path, ["steps=120", "batch_size=5"], 1)
+    run.workdir.mkdir(parents=True)
+    (run.workdir / "metrics.jsonl").write_text(
+        '{"step": 119, "train/loss": 1, "images_per_second": 2.0}\n{"step": 120, "train/loss": 1, "images_per_second": 0}\n'
+    )
+    assert comparison._training_minutes(run) == 5.0
+    assert comparison._effort([{"step": 9, "minutes": 5.0}, {"step": 9, "minutes": None}]) == [2, 9, "5.0"]
+
+
+def test_seconds_of_a_step(tmp_path, monkeypatch):
+    (run,) = runs.plan([str(ROOT / "configs/cufed5.py")], tmp_path, [], 1)
+    monkeypatch.setattr(runs, "execute", lambda run, stop, lock: None)
+    monkeypatch.setattr(runs, "records", lambda run: [{"step": 600_000, "eta_seconds": 800_000}] * 4)
+    assert runs.step_seconds(run, tmp_path / "scratch", bool, 0) == 2.0

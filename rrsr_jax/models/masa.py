@@ -39,6 +39,8 @@ class MASA(nn.Module):
     blocks: tuple[int, int, int] = (12, 8, 4)
     match_tile: int = 2**22
 
+    pads_itself = True  # other padding would be in the statistics and windows; see `evaluate.make_upscaler`
+
     @nn.compact
     def __call__(self, lr: jax.Array, ref: jax.Array) -> jax.Array:
         """Super-resolves a batch.
