@@ -2,7 +2,7 @@
 
     python -m rrsr_jax.table --configs='configs/chain/*.py' --workdir=runs/chain
 
-runs the whole chain, about a quarter of an hour on two CPU cores, and prints one table.
+runs the whole chain, about 20 minutes of CPU time, and prints one table.
 """
 
 from ml_collections import ConfigDict
