@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
         dict(
             sets="cufed5",  # prepared datasets, or embedded; separated by commas; may be empty
             dir="data",
-            columns="",  # how to choose the reference, separated by commas; each set's own rules if empty
+            references="",  # how to choose the reference, separated by commas; each set's own rules if empty
             every=0,  # steps; 0: only in the end
             exact=True,  # benchmarks padded as in the paper; else grouped by size, like everything that is no benchmark
             border=4,

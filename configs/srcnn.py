@@ -17,5 +17,5 @@ def get_config() -> ConfigDict:
     c.loss.rtrr = 0.0  # a model that ignores its reference learns nothing from it
     c.learning_rates = ConfigDict(dict(default=1e-4, conv3=1e-5))
     c.decay_steps = ()
-    c.eval.columns = "lr_itself"
+    c.eval.references = "lr_itself"
     return c

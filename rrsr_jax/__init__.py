@@ -5,3 +5,5 @@ Vocabulary, everywhere: `lr` low-resolution input (N, h, w, 3); `hr` its ground 
 """
 
 __version__ = "0.1.0"
+
+SCALE_FACTOR = 4

@@ -12,10 +12,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rrsr_jax import saved_config, train
+from rrsr_jax.console import log
 from rrsr_jax.errors import FULL_DISK, InputError
-from rrsr_jax.integrity import description
-from rrsr_jax.progress import log
+from rrsr_jax.training import train
+from rrsr_jax.workdir import saved_config
+from rrsr_jax.workdir.integrity import description
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; override a field with --config.field=value.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, logs, results.")

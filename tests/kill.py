@@ -23,8 +23,8 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from rrsr_jax.checkpoints import Checkpoints
-from rrsr_jax.integrity import has_checkpoint, newest_intact
+from rrsr_jax.workdir.checkpoints import Checkpoints
+from rrsr_jax.workdir.integrity import has_checkpoint, newest_intact
 
 SHORT = ("steps=60", "log_every=1", "checkpoint_every=7", "image_every=1000000", "eval.sets=")
 

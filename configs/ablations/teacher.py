@@ -1,7 +1,7 @@
 """Table 2 in miniature, the correspondence net's teacher. Published result: none.
 
     python -m rrsr_jax.data.prepare --dataset=photos --source=DIR
-    python -m rrsr_jax.table --configs='configs/ablations/*.py' --workdir=runs/ablations
+    python -m rrsr_jax.experiments.table --configs='configs/ablations/*.py' --workdir=runs/ablations
 
 trains the correspondence net first, then every model that uses it, on a folder of photographs.
 """

@@ -13,5 +13,5 @@ def get_config() -> ConfigDict:
     c.init_from = "student"  # of the same list
     c.steps = 700
     c.decay_steps = (560,)
-    c.eval.columns = "reference"
+    c.eval.references = "reference"
     return c

@@ -1,6 +1,6 @@
 """All stages in small on the embedded photographs, 1: the correspondence net's teacher. Published result: none.
 
-    python -m rrsr_jax.table --configs='configs/chain/*.py' --workdir=runs/chain
+    python -m rrsr_jax.experiments.table --configs='configs/chain/*.py' --workdir=runs/chain
 
 runs the whole chain, about 20 minutes of CPU time, and prints one table.
 """

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.errors import InputError
 
-SCALE_FACTOR = 4
 _ORIENTATION = 0x0112  # EXIF tag
 
 

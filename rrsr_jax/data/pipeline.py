@@ -10,8 +10,9 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.data import datasets
-from rrsr_jax.data.images import SCALE_FACTOR, downscale, perspective_warp, random_view, resize_bicubic
+from rrsr_jax.data.images import downscale, perspective_warp, random_view, resize_bicubic
 from rrsr_jax.errors import InputError
 
 ON_DEVICE = 2  # batches that wait there

@@ -3,13 +3,11 @@
 Pretrained, and without a gradient in the paper.
 """
 
-import math
 from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rrsr_jax.models.encoders import VGG
 
@@ -49,56 +47,3 @@ def untrained(params: Mapping) -> dict:
         else:
             branch[name] = {"kernel": kernel.sum((0, 1), keepdims=True) * window, "bias": bias + 1}
     return {"branch_lr": branch, "branch_ref": jax.tree.map(jnp.copy, branch)}
-
-
-def bicubic_upsample(lr: jax.Array, factor: int = 4) -> jax.Array:
-    """What Pillow's bicubic gives for the 8-bit image: (N, h, w, C) in [0, 1] to (N, factor h, factor w, C), bit for bit.
-
-    The correspondence net so sees the images it was trained on, and matches agree with those of the published pipeline.
-    """
-    return _pillow_bicubic(lr, lr.shape[1] * factor, lr.shape[2] * factor)
-
-
-def bicubic_downsample(image: jax.Array, factor: int = 4) -> jax.Array:
-    """Pillow's bicubic, antialiased: (N, H, W, C) in [0, 1], sides multiples of `factor`, to (N, H // factor, W // factor, C).
-
-    Bit for bit for 8-bit images. Rounding to 8 bits has no gradient, and neither has this.
-    """
-    return _pillow_bicubic(image, image.shape[1] // factor, image.shape[2] // factor)
-
-
-def _pillow_bicubic(image: jax.Array, height: int, width: int) -> jax.Array:
-    """Like Pillow: first along rows, then along columns, in fixed point, each rounded to 8 bits."""
-    # A reference may be a model's own output, which no 8-bit image can exceed.
-    x = jnp.clip(jnp.round(jax.lax.stop_gradient(image) * 255), 0, 255).astype(jnp.int32)
-    for axis, size in ((2, width), (1, height)):
-        taps, coefficients = _bicubic_taps(image.shape[axis], size)
-        shape = [1] * 4
-        shape[axis] = -1
-        total = sum(
-            jnp.take(x, taps[:, k], axis) * coefficients[:, k].reshape(shape) for k in range(coefficients.shape[1])
-        )
-        x = jnp.clip((total + (1 << (_PRECISION - 1))) >> _PRECISION, 0, 255)
-    return x.astype(jnp.float32) / 255
-
-
-_PRECISION = 22  # fractional bits of Pillow's coefficients for 8-bit images
-
-
-def _bicubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Source pixels and fixed-point weights, both (new_size, taps): Keys' kernel, a = -0.5, half-pixel centres.
-
-    Shrinking stretches the kernel by the factor, against aliasing. Weights that fall outside the image are dropped and the
-    others normalised.
-    """
-    scale = size / new_size
-    stretch = max(scale, 1.0)
-    centre = (np.arange(new_size) + 0.5) * scale - 0.5
-    reach = math.ceil(2 * stretch)
-    taps = np.floor(centre).astype(np.int32)[:, None] + np.arange(1 - reach, reach + 1)
-    t = np.abs(centre[:, None] - taps) / stretch
-    near = (1.5 * t - 2.5) * t * t + 1
-    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
-    weights = np.where(t < 1, near, np.where(t < 2, far, 0)) * ((taps >= 0) & (taps < size))
-    fixed = weights / weights.sum(1, keepdims=True) * (1 << _PRECISION)
-    return np.clip(taps, 0, size - 1), np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int32)

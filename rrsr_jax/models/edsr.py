@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrsr_jax.models.contract import check_images
 from rrsr_jax.models.layers import ResidualBlock, conv3x3, pixel_shuffle
-from rrsr_jax.models.rrsr import check_images
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, subtracted from the input and added to the result
 

@@ -7,10 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrsr_jax.models.correspondence import bicubic_downsample
-from rrsr_jax.models.layers import ResidualBlock, UpConv, bicubic, conv3x3, default_init, pad_to_multiple
+from rrsr_jax import SCALE_FACTOR
+from rrsr_jax.models.contract import SCALES, check_images
+from rrsr_jax.models.layers import ResidualBlock, UpConv, conv3x3, default_init, pad_to_multiple
 from rrsr_jax.models.matching import PATCH, match_patches
-from rrsr_jax.models.rrsr import SCALE_FACTOR, SCALES, check_images
+from rrsr_jax.models.resampling import bicubic, bicubic_downsample
 from rrsr_jax.models.transfer import coverage, similarity, transfer
 
 conv = functools.partial(conv3x3, kernel_init=default_init)

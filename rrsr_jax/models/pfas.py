@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from kernels import modulated_deform_conv
-from rrsr_jax.models.layers import ResidualBlock, conv3x3, leaky_relu, normal_init
+from rrsr_jax.models.layers import ResidualBlock, conv3x3, leaky_relu, mean_of_valid, normal_init
 
 TAPS = 9
 
@@ -147,17 +147,6 @@ def _fit(features: jax.Array, size: tuple[int, int]) -> jax.Array:
     h, w = size
     features = features[:, :h, :w]
     return jnp.pad(features, ((0, 0), (0, h - features.shape[1]), (0, w - features.shape[2]), (0, 0)))
-
-
-def mean_of_valid(x: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Mean over the pixels that are not padding, in float32, (N, H, W, C) to (N, C); `valid` (N, 2) is their height and width."""
-    x = x.astype(jnp.float32)
-    if valid is None:
-        return x.mean((1, 2))
-    rows = jnp.arange(x.shape[1])[None] < valid[:, :1]
-    columns = jnp.arange(x.shape[2])[None] < valid[:, 1:]
-    weight = (rows[:, :, None] & columns[:, None]).astype(x.dtype)
-    return jnp.einsum("nhwc,nhw->nc", x, weight) / weight.sum((1, 2))[:, None]
 
 
 def _conv_per_image(x: jax.Array, kernel: jax.Array) -> jax.Array:

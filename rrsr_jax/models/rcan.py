@@ -4,10 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrsr_jax.models.contract import check_images
 from rrsr_jax.models.edsr import DIV2K_MEAN, Upsampler
-from rrsr_jax.models.layers import conv3x3, normal_init
-from rrsr_jax.models.pfas import mean_of_valid
-from rrsr_jax.models.rrsr import check_images
+from rrsr_jax.models.layers import conv3x3, mean_of_valid, normal_init
 
 
 class ChannelAttention(nn.Module):

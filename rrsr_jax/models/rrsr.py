@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.models import matching
-from rrsr_jax.models.correspondence import CorrespondenceNet, bicubic_upsample
+from rrsr_jax.models.contract import SCALES, check_images
+from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.encoders import VGG, ContextEncoder
 from rrsr_jax.models.layers import conv3x3, leaky_relu, pixel_shuffle
 from rrsr_jax.models.pfas import FAS
+from rrsr_jax.models.resampling import bicubic_upsample
 
-SCALES = (1, 2, 4)
-SCALE_FACTOR = 4
 REMAT = ("none", "blocks", "fas")
 DTYPES = ("float32", "bfloat16")
 
@@ -190,18 +191,3 @@ def _check_valid(batch: int, **sizes: Sequence[jax.Array]) -> None:
                 raise ValueError(
                     f"{name}: height and width of each image, ({batch}, 2), expected, got {jnp.shape(array)}"
                 )
-
-
-def check_images(**images: jax.Array) -> None:
-    """Raises ValueError unless every image is a (N, H, W, 3) float batch, all with one N."""
-    sizes = set()
-    for name, image in images.items():
-        if image.ndim != 4 or image.shape[-1] != 3:
-            raise ValueError(f"{name}: a batch of RGB images (N, H, W, 3) expected, got shape {image.shape}")
-        if not jax.numpy.issubdtype(image.dtype, jax.numpy.floating):
-            raise ValueError(
-                f"{name}: floating point in [0, 1] expected, got {image.dtype}; divide 8-bit images by 255"
-            )
-        sizes.add(image.shape[0])
-    if len(sizes) > 1:
-        raise ValueError(f"batches of one size expected, got { ({k: v.shape[0] for k, v in images.items()}) }")

@@ -4,9 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrsr_jax.models.correspondence import bicubic_upsample
+from rrsr_jax import SCALE_FACTOR
+from rrsr_jax.models.contract import check_images
 from rrsr_jax.models.layers import normal_init
-from rrsr_jax.models.rrsr import SCALE_FACTOR, check_images
+from rrsr_jax.models.resampling import bicubic_upsample
 
 
 class SRCNN(nn.Module):

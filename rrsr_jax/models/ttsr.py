@@ -6,11 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrsr_jax.models.correspondence import bicubic_downsample, bicubic_upsample
+from rrsr_jax.models.contract import SCALES, check_images
 from rrsr_jax.models.encoders import VGG
-from rrsr_jax.models.layers import ResidualBlock, bicubic, conv3x3, default_init, pad_to_multiple, pixel_shuffle
+from rrsr_jax.models.layers import ResidualBlock, conv3x3, default_init, pad_to_multiple, pixel_shuffle
 from rrsr_jax.models.matching import match_patches
-from rrsr_jax.models.rrsr import SCALES, check_images
+from rrsr_jax.models.resampling import bicubic, bicubic_downsample, bicubic_upsample
 from rrsr_jax.models.transfer import similarity, transfer
 
 conv = functools.partial(conv3x3, kernel_init=default_init)

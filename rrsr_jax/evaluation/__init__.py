@@ -1,0 +1,1 @@
+"""Evaluation: protocols, the loop over images, metrics, and what is reported."""

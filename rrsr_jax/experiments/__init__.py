@@ -1,0 +1,1 @@
+"""Many runs, or finished ones: lists of runs, comparisons, figures, costs, benchmarks."""

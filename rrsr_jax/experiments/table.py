@@ -1,0 +1,183 @@
+"""A list of configs, one after another, and one table of what comes out: the paper's Table 2, say.
+
+python -m rrsr_jax.experiments.table --configs='configs/table2/*.py' --workdir=runs/table2 [--seeds=2] [--minutes=25] ...
+
+Each run is a process of `rrsr_jax.main` with a workdir of its own, `WORKDIR/CONFIG/seed_N`: so memory is given back between
+runs, and one that dies takes no other with it. Finished runs are not repeated. Ctrl-C or SIGTERM stops the run in progress, after
+its step, and with it the list; the same command goes on from there. A config whose `init_from` is the name of another one in the
+list starts from that one's run: so a chain of stages is a list, too, `configs/chain/*.py` for instance.
+
+`--set` holds for every config that has the field. `--minutes` gives all runs the same time of training instead of their
+configs' steps, so that a method pays for what its step costs: reciprocal training gets about half the steps. The time of a
+step is measured for every config before anything runs, and kept in `WORKDIR/step_seconds.json`; `steps` follows from it, and
+`decay_steps` keep their place relative to the end. Correspondence nets keep their configs' steps. Compilation, checkpoints and
+evaluation are not counted. Other work on the machine falsifies the measurement; the table has the minutes that each run took.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import pathlib
+import statistics
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+
+import jax
+
+from rrsr_jax.console import StopRequest
+from rrsr_jax.errors import InputError
+from rrsr_jax.experiments import runs
+from rrsr_jax.experiments.comparison import markdown, summary
+from rrsr_jax.experiments.runs import Run
+from rrsr_jax.workdir.checkpoints import check_same_run
+from rrsr_jax.workdir.files import write_atomically
+from rrsr_jax.workdir.integrity import has_checkpoint
+
+# The parts of a config that the time of a step depends on.
+DECISIVE = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay", "stage", "discriminator")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Bad input ends with a message and exit status 2 before anything runs, a failed run with 1 after all others."""
+    parser = argparse.ArgumentParser(prog="python -m rrsr_jax.experiments.table", description=__doc__.split("\n")[0])
+    parser.add_argument("--configs", nargs="+", required=True, help="config files; may have wildcards, in quotes")
+    parser.add_argument("--workdir", required=True, help="folder of all runs")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for all configs")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each config")
+    parser.add_argument("--minutes", type=float, help="of training for each run, instead of its config's steps")
+    options = parser.parse_args(argv)
+    jax.config.update("jax_platforms", "cpu")  # the accelerator belongs to the runs
+    try:
+        failed = make_table(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if failed:
+        print(f"error: {len(failed)} run(s) failed, see above: {', '.join(map(str, failed))}", file=sys.stderr)
+        sys.exit(1)
+
+
+def make_table(
+    configs: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str], seeds: int, minutes: float | None
+) -> list[pathlib.Path]:
+    """Runs what is not finished, writes `table.json` after each run, and prints the table; returns the failed runs' workdirs."""
+    if seeds < 1 or (minutes is not None and minutes <= 0):
+        raise InputError(f"--seeds of at least 1 and --minutes above 0 expected, got {seeds} and {minutes}")
+    if minutes and any(override.startswith("steps=") for override in overrides):
+        raise InputError("--minutes or --set steps=N expected, got both")
+    planned = runs.plan(configs, workdir, overrides, seeds)
+    own = {str(run.workdir) for run in planned}
+    for run in {run.name: run for run in planned}.values():
+        runs.check(run)
+        if (source := run.config.init_from) not in {"", *own} and not has_checkpoint(pathlib.Path(source)):
+            raise InputError(
+                f"{run.path}: config.init_from={source}: another config of the list, or the folder of a run with a "
+                "checkpoint, expected"
+            )
+    failed = []
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(_claim(workdir))
+        stop = stack.enter_context(StopRequest())
+        if minutes:
+            planned = _share_time(planned, minutes, workdir, stop, lock)
+        for run in planned or ():
+            check_same_run(run.workdir / "config.json", run.config)
+        if planned:
+            failed = _run_all(planned, workdir, minutes, stop, lock)
+        if stop.received():
+            _say("stopped; the same command goes on from there")
+    if planned:
+        print(markdown(summary(planned)))
+    return failed
+
+
+def _claim(workdir: pathlib.Path):
+    """An open, locked file; its lock lives as long as this process or a run that it has started."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: a writable folder expected ({error})") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise InputError(
+            f"--workdir={workdir}: another command, or a run it has left behind, is at work there"
+        ) from error
+    return file
+
+
+def _run_all(planned: Sequence[Run], workdir: pathlib.Path, minutes, stop: StopRequest, lock) -> list[pathlib.Path]:
+    """Runs what is not finished until asked to stop; returns the workdirs of what failed."""
+    started, durations, failed = time.monotonic(), [], []
+    for number, run in enumerate(planned, start=1):
+        left = sum(runs.results(other) is None for other in planned[number - 1 :])
+        if stop.received() or runs.results(run):
+            continue
+        what = f"{run.name} seed {run.config.seed}"
+        if any(str(other.workdir) == run.config.init_from and not runs.results(other) for other in planned):
+            failed.append(run.workdir)
+            _say(f"{what} is left out: {run.config.init_from}, which it starts from, is not finished")
+            continue
+        each = statistics.mean(durations) if durations else 60 * (minutes or 0)
+        to_go = f"about {_clock(each * left)} to go" if each else "time to go known after one run"
+        _say(f"run {number} of {len(planned)}, {what}, {_clock(time.monotonic() - started)} elapsed, {to_go}")
+        began = time.monotonic()
+        status = runs.execute(run, stop.received, lock.fileno())
+        durations.append(time.monotonic() - began)
+        write_atomically(workdir / "table.json", json.dumps(summary(planned), indent=2))
+        if not stop.received() and not runs.results(run):
+            failed.append(run.workdir)
+            _say(f"{what} failed with exit status {status}; {run.workdir} has what there is")
+    return failed
+
+
+def _share_time(
+    planned: Sequence[Run], minutes: float, workdir: pathlib.Path, stop: StopRequest, lock
+) -> list[Run] | None:
+    """The runs with as many steps as fit into `minutes`; None if stopped while measuring."""
+    path = workdir / "step_seconds.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    first = {run.name: run for run in reversed(planned) if run.config.stage in ("rec", "gan")}
+    for number, (name, run) in enumerate(reversed(first.items()), start=1):
+        whole = json.loads(run.config.to_json())
+        decisive = {part: whole[part] for part in DECISIVE if part in whole}
+        config = zlib.crc32(json.dumps(decisive, sort_keys=True).encode())
+        if known.get(name, {}).get("config") != config:
+            _say(f"timing the steps of {name}, {number} of {len(first)}")
+            seconds = runs.step_seconds(run, workdir / ".timing", stop.received, lock.fileno())
+            if seconds is None:
+                return None
+            known[name] = {"config": config, "seconds": seconds}
+            write_atomically(path, json.dumps(known, indent=2))
+        _say(f"{name}: {known[name]['seconds']:.3g} s a step, {_fitting(minutes, known[name]['seconds'])} steps")
+    return [
+        with_steps(run, _fitting(minutes, known[run.name]["seconds"])) if run.name in first else run for run in planned
+    ]
+
+
+def _fitting(minutes: float, seconds: float) -> int:
+    return max(1, round(60 * minutes / seconds))
+
+
+def with_steps(run: Run, steps: int) -> Run:
+    """The run over another number of steps; its learning rates decay at the same fractions of it."""
+    decays = tuple(max(1, round(decay * steps / run.config.steps)) for decay in run.config.decay_steps)
+    return run.override(steps=steps, decay_steps=decays)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _say(message: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The bicubic resamplings of the field: Pillow's and PyTorch's, which differ."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def bicubic_upsample(lr: jax.Array, factor: int = 4) -> jax.Array:
+    """What Pillow's bicubic gives for the 8-bit image: (N, h, w, C) in [0, 1] to (N, factor h, factor w, C), bit for bit.
+
+    The correspondence net so sees the images it was trained on, and matches agree with those of the published pipeline.
+    """
+    return _pillow_bicubic(lr, lr.shape[1] * factor, lr.shape[2] * factor)
+
+
+def bicubic_downsample(image: jax.Array, factor: int = 4) -> jax.Array:
+    """Pillow's bicubic, antialiased: (N, H, W, C) in [0, 1], sides multiples of `factor`, to (N, H // factor, W // factor, C).
+
+    Bit for bit for 8-bit images. Rounding to 8 bits has no gradient, and neither has this.
+    """
+    return _pillow_bicubic(image, image.shape[1] // factor, image.shape[2] // factor)
+
+
+def _pillow_bicubic(image: jax.Array, height: int, width: int) -> jax.Array:
+    """Like Pillow: first along rows, then along columns, in fixed point, each rounded to 8 bits."""
+    # A reference may be a model's own output, which no 8-bit image can exceed.
+    x = jnp.clip(jnp.round(jax.lax.stop_gradient(image) * 255), 0, 255).astype(jnp.int32)
+    for axis, size in ((2, width), (1, height)):
+        taps, coefficients = _bicubic_taps(image.shape[axis], size)
+        shape = [1] * 4
+        shape[axis] = -1
+        total = sum(
+            jnp.take(x, taps[:, k], axis) * coefficients[:, k].reshape(shape) for k in range(coefficients.shape[1])
+        )
+        x = jnp.clip((total + (1 << (_PRECISION - 1))) >> _PRECISION, 0, 255)
+    return x.astype(jnp.float32) / 255
+
+
+_PRECISION = 22  # fractional bits of Pillow's coefficients for 8-bit images
+
+
+def _bicubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Source pixels and fixed-point weights, both (new_size, taps): Keys' kernel, a = -0.5, half-pixel centres.
+
+    Shrinking stretches the kernel by the factor, against aliasing. Weights that fall outside the image are dropped and the
+    others normalised.
+    """
+    scale = size / new_size
+    stretch = max(scale, 1.0)
+    centre = (np.arange(new_size) + 0.5) * scale - 0.5
+    reach = math.ceil(2 * stretch)
+    taps = np.floor(centre).astype(np.int32)[:, None] + np.arange(1 - reach, reach + 1)
+    t = np.abs(centre[:, None] - taps) / stretch
+    near = (1.5 * t - 2.5) * t * t + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    weights = np.where(t < 1, near, np.where(t < 2, far, 0)) * ((taps >= 0) & (taps < size))
+    fixed = weights / weights.sum(1, keepdims=True) * (1 << _PRECISION)
+    return np.clip(taps, 0, size - 1), np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int32)
+
+
+def bicubic(x: jax.Array, factor: int) -> jax.Array:
+    """PyTorch's bicubic interpolation, (N, H, W, C) to (N, factor H, factor W, C).
+
+    Half-pixel centres, Keys' kernel with a = -0.75, borders clamped, no antialiasing; Pillow and `jax.image.resize` have
+    a = -0.5 and drop what is outside. As dense matrices, like `jax.image.resize`: slower forward than adding weighted slices, but
+    twice as fast with the gradient (CPU, 80x80x64 by 2).
+    """
+    rows, columns = (_bicubic_matrix(size, factor) for size in x.shape[1:3])
+    x = jnp.einsum("nhwc,yh->nywc", x, rows, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("nywc,xw->nyxc", x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _bicubic_matrix(size: int, factor: int) -> np.ndarray:
+    """Weights (factor * size, size)."""
+    position = (np.arange(factor * size) + 0.5) / factor - 0.5
+    taps = np.floor(position).astype(int)[:, None] + np.arange(-1, 3)
+    t = np.abs(position[:, None] - taps)
+    near = (1.25 * t - 2.25) * t * t + 1
+    far = ((-0.75 * t + 3.75) * t - 6) * t + 3
+    matrix = np.zeros((factor * size, size), np.float32)
+    np.add.at(matrix, (np.arange(factor * size)[:, None], taps.clip(0, size - 1)), np.where(t < 1, near, far))
+    return matrix

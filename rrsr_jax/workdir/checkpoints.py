@@ -1,0 +1,260 @@
+"""A run's folder: which config it belongs to, and its checkpoints (Orbax).
+
+A checkpoint is a folder with the items `state`, `data` (where the data iterator stands) and `description`, and their checksums.
+It is written under another name; called by its step, it is complete.
+"""
+
+import contextlib
+import importlib.metadata
+import itertools
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+import rrsr_jax
+from rrsr_jax.console import log
+from rrsr_jax.errors import FULL_DISK, InputError, check_shapes
+from rrsr_jax.workdir.files import write_atomically
+from rrsr_jax.workdir.integrity import has_checkpoint, newest_intact, write_checksums
+from rrsr_jax.workdir.state import TrainState, eval_params
+
+# What may differ between a run and its continuation: nothing that changes an update already made.
+_FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "weights", "init_from", "eval")
+_FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
+SAME_RESULT = ("deform_conv", "match_tile", "remat")  # fields of a model: where and when it computes, not what
+_FREE_MODEL = (*SAME_RESULT, "dtype", "match_coarse", "match_dtype")  # how exactly; parameters are the same
+
+_UNFINISHED = ".orbax-checkpoint-tmp*"  # after the step, in the name of a folder that is being written
+
+
+def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Makes the folder this config's.
+
+    Raises:
+      InputError: not writable, or it holds another config's run; names every difference.
+    """
+    path = workdir / "config.json"
+    check_same_run(path, config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2))
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: a writable folder expected ({error})") from error
+
+
+def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
+    """Raises InputError unless the run that wrote the config at `path`, if any, can go on under `config`."""
+    try:
+        there = _flatten(json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable config ({error}); choose another --workdir") from error
+    here = _flatten(json.loads(config.to_json()))
+    free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA), *(f"model.{name}" for name in _FREE_MODEL)}
+    names = [n for n in sorted({*there, *here}) if not any(n == f or n.startswith(f + ".") for f in free)]
+    nothing = "no such field"  # as with another model, or in a config from before there was that field
+    values = [(name, there.get(name, nothing), here.get(name, nothing)) for name in names]
+    differences = [f"{name}: {old} there, {new} here" for name, old, new in values if old != new]
+    if differences:
+        raise InputError(
+            f"--workdir={path.parent} holds another config's run; choose another folder or its config:\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def stage_of(workdir: pathlib.Path) -> str:
+    """The stage of the run in `workdir`: teacher, student, rec or gan."""
+    path = workdir / "config.json"
+    try:
+        return json.loads(path.read_text()).get("stage", "rec")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: the config of a run expected ({error})") from error
+
+
+class Checkpoints:
+    """The checkpoints of one run. The newest intact one counts; damaged ones after it are reported.
+
+    Args:
+      workdir: the run's folder.
+      config: of a run that goes on and saves, keeping `keep_checkpoints`; damaged checkpoints are renamed to make way.
+        None to read only, which changes nothing on disk.
+
+    Raises:
+      InputError: nothing to read, or nothing intact.
+    """
+
+    def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None):
+        self._config, self._folder = config, workdir.absolute() / "checkpoints"
+        self._latest = self._saving = None
+        if config is None or has_checkpoint(workdir):
+            self._latest = _choose(workdir, rename=config is not None)
+        handlers = dict(
+            state=ocp.StandardCheckpointHandler(),
+            data=grain.checkpoint.CheckpointHandler(),
+            description=ocp.JsonCheckpointHandler(),
+        )
+        options = dict(read_only=True, create=False)
+        if config is not None:
+            if jax.process_index() == 0:
+                for interrupted in self._folder.glob(f"*{_UNFINISHED}"):
+                    shutil.rmtree(interrupted, ignore_errors=True)  # a file that stays there does no harm
+            finish = ocp.AsyncOptions(post_finalization_callback=self._write_checksums)
+            options = dict(max_to_keep=config.keep_checkpoints, async_options=finish)
+        self._manager = ocp.CheckpointManager(
+            self._folder, item_handlers=handlers, options=ocp.CheckpointManagerOptions(**options)
+        )
+
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint that is whole, without one that is being saved."""
+        return self._latest
+
+    def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
+        """Saves in the background, unless this step is saved already.
+
+        Raises:
+          InputError: the disk is full or broken, now or during the save before.
+        """
+        self.wait()
+        step = int(state.step)
+        if step == self._latest:
+            return
+        parts = dict(
+            state=ocp.args.StandardSave(state),
+            data=grain.checkpoint.CheckpointSave(batches),
+            description=ocp.args.JsonSave(_describe(self._config, step)),
+        )
+        self._saving = step
+        with self._disk_errors():
+            self._manager.save(step, args=ocp.args.Composite(**parts))
+
+    def check(self) -> None:
+        """Raises InputError if the save in the background has failed; takes no time."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save in the background; raises InputError if it failed."""
+        if self._saving is not None:
+            with self._disk_errors():
+                self._manager.wait_until_finished()
+            self._latest, self._saving = self._saving, None
+
+    def restore(self, like: TrainState, batches: grain.DatasetIterator | None = None) -> TrainState:
+        """The newest state, placed like `like`; sets `batches`, where given, to go on from there.
+
+        Raises:
+          InputError: a checkpoint of another model; lists every difference.
+        """
+        step = self._latest
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        parts = dict(state=ocp.args.StandardRestore(abstract))
+        if batches is not None:
+            parts["data"] = grain.checkpoint.CheckpointRestore(batches)
+        what = f"the arrays of checkpoint {step} in {self._folder}"
+        with self._unreadable():
+            saved = _shapes(self._manager.item_metadata(step)["state"].tree)
+        check_shapes(what, _shapes(ocp.tree.serialize_tree(abstract)), saved)
+        with self._unreadable():
+            return self._manager.restore(step, args=ocp.args.Composite(**parts))["state"]
+
+    def params(self, averaged: bool = False) -> Mapping:
+        """The newest checkpoint's parameters as NumPy arrays, of whatever model; `averaged`: those that its run evaluates."""
+        with self._unreadable():
+            saved = self._manager.item_metadata(self._latest)["state"].tree
+            abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved)
+            parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            state = TrainState(**self._manager.restore(self._latest, args=parts)["state"])
+        return eval_params(state) if averaged else state.params
+
+    def close(self) -> None:
+        """Waits for a save in progress; raises InputError if it failed."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(OSError, ValueError):  # the manager repeats what has been said
+                self._manager.close()
+
+    def _write_checksums(self) -> None:
+        """Orbax calls this when all items are written, before the folder gets its final name."""
+        (folder,) = self._folder.glob(f"{self._saving}{_UNFINISHED}")
+        write_checksums(folder)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Turns what the operating system refuses while saving into an InputError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            # TensorStore raises a ValueError with the number in its text.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            code = int(code[1]) if code else getattr(error, "errno", None)
+            if code is None:
+                raise
+            step, self._saving = self._saving, None
+            left = "there is none before it" if self._latest is None else f"the last good one is {self._latest}"
+            remedy = "free space" if code in FULL_DISK else "mend that"
+            raise InputError(
+                f"cannot save checkpoint {step} to {self._folder}: {os.strerror(code)}; {left}; "
+                f"{remedy} and give the same command again"
+            ) from error
+
+    @contextlib.contextmanager
+    def _unreadable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"checkpoint {self._folder}/{self._latest} cannot be read (was it written by as many processes?); "
+                f"remove that folder to go on from the one before. {error}"
+            ) from error
+
+
+def _choose(workdir: pathlib.Path, rename: bool) -> int:
+    """Step of the checkpoint to go on from, which the first process looks for; tells of damaged ones and may rename them."""
+    step = 0
+    if jax.process_index() == 0:
+        step, damaged = newest_intact(workdir)
+        for other, why in damaged.items():
+            folder = workdir / "checkpoints" / str(other)
+            kept = folder.rename(_free_name(folder)) if rename else folder
+            log(f"checkpoint {other} is damaged ({why}); it stays in {kept}, checkpoint {step} takes its place")
+    return int(multihost_utils.broadcast_one_to_all(np.int32(step))) if jax.process_count() > 1 else step
+
+
+def _free_name(folder: pathlib.Path) -> pathlib.Path:
+    names = (folder.with_name(f"{folder.name}.damaged{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
+
+
+def _describe(config: ConfigDict, step: int) -> dict[str, Any]:
+    """See `integrity.description`."""
+    versions = {"rrsr_jax": rrsr_jax.__version__, "python": platform.python_version()}
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    versions |= {package: importlib.metadata.version(package) for package in packages}
+    return {"config": json.loads(config.to_json()), "stage": config.stage, "step": step, "versions": versions}
+
+
+def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _shapes(tree) -> dict[str, tuple]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,0 +1,463 @@
+"""The whole run: outputs, interruption and resumption, bad input."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import cufed5, photos
+from rrsr_jax.data import prepare
+from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import evaluate
+from rrsr_jax.evaluation import results as results_of_runs
+from rrsr_jax.training import train
+from rrsr_jax.training.initial import initial_params
+from rrsr_jax.training.step import parameter_names
+from rrsr_jax.workdir.checkpoints import Checkpoints
+from rrsr_jax.workdir.integrity import has_checkpoint
+from tests.helpers import ROOT, damage, lines, tiny_config, tiny_rrsr, write
+
+# A config file for runs in processes of their own.
+TINY = """
+from tests.helpers import tiny_config
+
+def get_config():
+    return tiny_config(steps=150, checkpoint_every=10, image_every=1000)
+"""
+
+
+def params(workdir):
+    return Checkpoints(pathlib.Path(workdir)).params()
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    results = train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir))
+    return workdir, results
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Starts `main` on a tiny config; compiled programs are shared between the runs."""
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "tiny.py").write_text(TINY)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+
+    def run(*arguments, config=folder / "tiny.py", prefix=(), **options):
+        call = [*prefix, sys.executable, "-m", "rrsr_jax.main", *([f"--config={config}"] if config else ()), *arguments]
+        return subprocess.Popen(
+            call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+
+    return run
+
+
+def finish(process, timeout=300):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def test_outputs_of_a_run(finished_run):
+    workdir, results = finished_run
+    written = json.loads((workdir / "results.json").read_text())
+    assert (written["step"], written["sets"]) == (3, results)
+    columns = results["embedded"]["columns"]
+    assert list(columns) == ["bicubic", "reference", "unrelated", "lr_itself"]
+    assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in columns.values())
+    assert all(0 < row["gmsd_y"] < 0.5 for row in columns.values())
+    logged = lines(workdir)
+    assert [line["step"] for line in logged] == [1, 2, 3]
+    for key in (
+        "train/rec",
+        "train/rtrr",
+        "train/loss",
+        "train/grad_norm",
+        "images_per_second",
+        "eta_seconds",
+        "memory_gib",
+    ):
+        assert key in logged[-1], key
+    validated = lines(workdir, "val/")
+    # Once during training, and in the end.
+    assert [line["step"] for line in validated] == [2, 3]
+    assert validated[-1]["val/embedded/reference/psnr_y"] == columns["reference"]["psnr_y"]
+    assert list((workdir / "tensorboard").glob("events.*"))
+    assert Checkpoints(workdir).latest() == 3
+    (sheet,) = (workdir / "eval" / "embedded" / "sheets").glob("*.png")
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 1000
+    assert (workdir / "eval" / "embedded" / "index.html").stat().st_size > 20_000
+
+
+def test_evaluation_alone_gives_the_same_table(finished_run):
+    workdir, results = finished_run
+    (workdir / "results.json").unlink()
+    shutil.rmtree(workdir / "eval")
+    assert train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == results
+    assert json.loads((workdir / "results.json").read_text())["sets"] == results
+
+
+def test_results_of_several_evaluations_stand_together(tmp_path):
+    path, run = tmp_path / "results.json", {"step": 3, "parameters": 7, "model": {"blocks": (1, 2)}}
+    results_of_runs.write(path, run, {"a": {"images": 1}})
+    results_of_runs.write(path, run, {"b": {"images": 2}})
+    model = {"blocks": [1, 2]}
+    both = {"step": 3, "parameters": 7, "model": model, "sets": {"a": {"images": 1}, "b": {"images": 2}}}
+    assert json.loads(path.read_text()) == both
+    for change in ({"parameters": 8}, {"model": {"blocks": [1, 2], "dtype": "bfloat16"}}):
+        run |= change
+        results_of_runs.write(path, run, {"b": {"images": 3}})
+        expected = {name: run[name] for name in ("step", "parameters")}
+        assert json.loads(path.read_text()) == expected | {
+            "model": change.get("model", model),
+            "sets": {"b": {"images": 3}},
+        }
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(finished_run, tmp_path):
+    """The run stopped at step 2, saved, but had not finished evaluating."""
+    workdir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    shutil.rmtree(workdir / "checkpoints" / "3")
+    log = workdir / "metrics.jsonl"
+    kept = [line for line in log.read_text().splitlines() if "train/" in line]
+    log.write_text("\n".join(kept) + "\n")
+    results = train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir))
+    assert results == finished_run[1]
+    assert [line["step"] for line in lines(workdir, "val/")] == [2, 3]
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
+
+
+def test_the_border_of_the_config_is_left_out(finished_run):
+    workdir, results = finished_run
+    other = train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2, eval__border=8), str(workdir))
+    assert other["embedded"]["border"] == 8
+    assert other["embedded"]["columns"]["bicubic"] != results["embedded"]["columns"]["bicubic"]
+
+
+def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypatch):
+    workdir, results = finished_run
+    monkeypatch.setattr(evaluate, "quality", lambda sr, hr, border: 1 / 0)
+    shutil.rmtree(workdir / "eval")
+    with pytest.raises(ZeroDivisionError):  # not one of the errors an image may have
+        train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
+    monkeypatch.undo()
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(evaluate, "bucket_inputs", fail)
+    with pytest.raises(
+        InputError, match=r"6 image\(s\) failed, see above; .*results\.json has the results of the others"
+    ):
+        train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
+    columns = json.loads((workdir / "results.json").read_text())["sets"]["embedded"]["columns"]
+    assert columns == {"bicubic": {k: results["embedded"]["columns"]["bicubic"][k] for k in evaluate.METRICS}}
+
+
+def test_a_finished_run_is_only_evaluated_again(finished_run):
+    workdir, results = finished_run
+    assert train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == results
+    assert len(lines(workdir)) == 3
+    assert len(lines(workdir, "val/")) == 2
+
+
+@pytest.mark.timeout(1200)
+def test_killed_runs_end_like_an_uninterrupted_one(command, tmp_path):
+    def wait_for(workdir, count, process):
+        while len(lines(workdir)) < count:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+
+    assert finish(command(f"--workdir={tmp_path}/whole"))[0] == 0
+
+    killed = tmp_path / "killed"
+    process = command(f"--workdir={killed}")
+    wait_for(killed, 25, process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    stopped = lines(killed)[-1]["step"]
+    assert code == 0
+    assert f"stopped and saved at step {stopped}" in err
+    assert 25 <= stopped < 150
+    assert Checkpoints(killed).latest() == stopped
+
+    process = command(f"--workdir={killed}")
+    wait_for(killed, stopped + 15, process)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    stopped = lines(killed)[-1]["step"]
+    assert code == 0
+    assert f"stopped and saved at step {stopped}" in err
+
+    process = command(f"--workdir={killed}")
+    wait_for(killed, stopped + 15, process)
+    process.kill()
+    finish(process)
+
+    code, out, err = finish(command(f"--workdir={killed}"))
+    assert code == 0, err
+    assert "unrelated" in out
+    assert [line["step"] for line in lines(killed)] == list(range(1, 151))
+    jax.tree.map(np.testing.assert_array_equal, params(killed), params(tmp_path / "whole"))
+
+
+def test_a_run_that_diverges_stops(tmp_path):
+    config = tiny_config(steps=99, checkpoint_every=1, image_every=1000, learning_rates__default=100.0)
+    with pytest.raises(FloatingPointError, match=r"step \d+: not finite: .*last good checkpoint is \d") as error:
+        train.train_and_evaluate(config, str(tmp_path))
+    checkpoint = Checkpoints(tmp_path)
+    found = re.fullmatch(
+        r"step (\d+): not finite: \{.*'loss': nan.*\}; the largest gradient is that of (\S+) \(a step before: (\S+)\); "
+        r"the last good checkpoint is (\d+)\. Look .*",
+        str(error.value),
+    )
+    assert int(found[1]) - 1 == int(found[4]) == checkpoint.latest() == len(lines(tmp_path))
+    assert {found[2], found[3]} <= set(parameter_names(checkpoint.params()))
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(checkpoint.params()))
+
+
+def test_a_damaged_checkpoint_costs_a_run_few_steps(finished_run, command, tmp_path):
+    """Evaluation, without a config, and training alike take the one before; training comes to the same end."""
+    workdir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    (workdir / "checkpoints" / "3" / "state" / "manifest.ocdbt").write_bytes(b"")
+    overrides = "--config.eval.border=8", "--config.model.alignments=(1, 2, 1)"
+    code, _, err = finish(command("--mode", "eval", f"-workdir={workdir}", *overrides, config=None))
+    assert code == 0, err
+    assert "checkpoint 3 is damaged" in err
+    written = json.loads((workdir / "results.json").read_text())
+    assert written["step"] == 2
+    assert written["sets"]["embedded"]["border"] == 8
+    assert train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == finished_run[1]
+    assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
+    jax.tree.map(np.testing.assert_array_equal, params(workdir), params(finished_run[0]))
+
+
+def test_a_full_disk_stops_a_run(command, tmp_path):
+    limit = "bash", "-c", 'ulimit -f 64; exec "$@"', "bash"  # KiB of a file; metrics stay below
+    code, _, err = finish(command(f"--workdir={tmp_path}", prefix=limit))
+    assert code == 2
+    assert f"error: cannot save checkpoint 10 to {tmp_path}/checkpoints: File too large; there is none before it" in err
+    assert len(lines(tmp_path)) < 30
+    assert not has_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--mode=eval"], "error: no checkpoint in"), ([], "--config=None: a file is needed")]
+)
+def test_a_command_without_config_or_checkpoint(command, tmp_path, arguments, message):
+    code, _, err = finish(command(f"--workdir={tmp_path}/run", *arguments, config=None))
+    assert code != 0
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_record_stops_the_run_and_loses_no_step(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 96, 96, 3), dtype=np.uint8)
+    prepare.prepare("photos", str(write(tmp_path / "in", {f"{i}.png": p for i, p in enumerate(pixels)})), str(tmp_path))
+    damage(tmp_path, "photos")
+    config = tiny_config(
+        data__name="photos", data__dir=str(tmp_path), batch_size=1, steps=8, checkpoint_every=100, eval__sets=""
+    )
+    with pytest.raises(InputError, match=r"photos: record \d of 5 .* is damaged"):
+        train.train_and_evaluate(config, str(tmp_path / "run"))
+    done = len(lines(tmp_path / "run"))
+    assert 0 < done < 5
+    assert Checkpoints(tmp_path / "run").latest() == done
+    config.data.skip_damaged = True
+    train.train_and_evaluate(config, str(tmp_path / "run"))
+    records = lines(tmp_path / "run")
+    assert [record["step"] for record in records] == list(range(1, 9))
+    assert records[-1]["train/skipped"] >= 1
+
+
+def test_workdir_of_another_config(finished_run, tmp_path):
+    workdir, _ = finished_run
+    with pytest.raises(InputError, match=r"another config's run(.|\n)*model\.features: 8 there, 16 here"):
+        train.train_and_evaluate(tiny_config(ema_decay=0.5, model__features=16), str(workdir))
+    assert json.loads((workdir / "config.json").read_text())["model"]["features"] == 8
+
+
+def test_a_run_may_go_on_with_other_arithmetic(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    before = (workdir / "eval" / "embedded" / "images.csv").read_text()
+    train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2, model__dtype="bfloat16"), str(workdir))
+    assert (workdir / "eval" / "embedded" / "images.csv").read_text() != before
+    assert json.loads((workdir / "results.json").read_text())["model"]["dtype"] == "bfloat16"
+
+
+def test_a_run_may_be_prolonged(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    train.train_and_evaluate(tiny_config(ema_decay=0.5, steps=4), str(workdir))
+    assert lines(workdir)[-1]["step"] == 4
+
+
+def test_workdir_that_cannot_be_written(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(InputError, match=r"--workdir=.*file/run: a writable folder expected"):
+        train.train_and_evaluate(tiny_config(), str(blocked / "run"))
+
+
+def test_start_from_another_run(finished_run, tmp_path):
+    config = tiny_config(init_from=str(finished_run[0]), seed=5)
+    jax.tree.map(np.testing.assert_array_equal, initial_params(tiny_rrsr(), config), params(finished_run[0]))
+    larger = tiny_config(init_from=str(finished_run[0]), model__features=16)
+    with pytest.raises(
+        InputError, match=r"do not fit(.|\n)*context_encoder/conv_first/kernel: \(3, 3, 3, 16\) expected"
+    ):
+        initial_params(tiny_rrsr(features=16), larger)
+    with pytest.raises(InputError, match=r"no checkpoint in .*; the folder of a run expected"):
+        initial_params(tiny_rrsr(), tiny_config(init_from=str(tmp_path)))
+
+
+def test_checkpoint_of_another_model(finished_run, tmp_path):
+    workdir = shutil.copytree(finished_run[0], tmp_path / "copy")
+    (workdir / "config.json").unlink()
+    with pytest.raises(InputError, match=r"do not fit(.|\n)*unexpected: .*fas_2x_1"):
+        train.train_and_evaluate(tiny_config(ema_decay=0.5, model__alignments=(1, 1, 1)), str(workdir))
+    assert not (workdir / "config.json").exists()
+
+
+def test_weights_of_another_size(tmp_path, state_dict):
+    np.savez(tmp_path / "extractor.npz", **state_dict("c2_extractor"))
+    config = tiny_config(weights__correspondence=str(tmp_path / "extractor.npz"))
+    with pytest.raises(
+        InputError, match=r"config\.weights\.correspondence(.|\n)*wrong shape: branch_lr/conv1_1/bias: \(4,\)"
+    ):
+        initial_params(tiny_rrsr(), config)
+    full = tiny_rrsr(correspondence_channels=(64, 128, 256))
+    loaded = initial_params(full, config)["correspondence"]["branch_ref"]["conv1_1"]["bias"]
+    np.testing.assert_array_equal(loaded, state_dict("c2_extractor")["feature_extraction_image2.model.conv1_1.bias"])
+
+
+def test_batch_that_devices_cannot_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    with pytest.raises(InputError, match=r"config\.batch_size: a multiple of 4 devices expected, got 2"):
+        train.train_and_evaluate(tiny_config(), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluation_without_a_run(tmp_path):
+    with pytest.raises(InputError, match=r"no checkpoint in .*; the folder of a run expected"):
+        train.evaluate_only(tiny_config(), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(batch_size=0), r"config\.batch_size: at least 1 expected, got 0"),
+        (dict(log_every=0), r"config\.log_every: at least 1"),
+        (dict(schedule="linear"), r"config\.schedule: steps or cosine expected, got 'linear'"),
+        (dict(schedule="cosine", decay_steps=(1, 2)), r"config\.decay_steps: one step, .* expected, got \(1, 2\)"),
+        (dict(loss__rec=0.0, loss__rtrr=0.0), r"config\.loss: weights of at least 0, and one above"),
+        (dict(model__groups=3), r"config\.model does not describe a network: .*3 deform groups"),
+        (dict(model__alignments=(1, 2)), r"config\.model does not describe a network"),
+        (dict(eval__crops=3), r"config\.eval\.crops: a multiple of 2 photographs expected, got 3"),
+        (dict(data__workers=-1), r"config\.data: threads, prefetch and workers of at least 0"),
+        (dict(eval__patch=50), r"config\.eval\.patch: a multiple of 4"),
+        (dict(eval__patch=16), r"config\.eval\.patch: .* at least 11 larger than two borders"),
+        (dict(eval__patch=320), r"chelsea: at least 320x320 pixels expected"),
+        (dict(eval__sets="set5"), r"dataset: one of cufed, .* expected, got 'set5'"),
+        (dict(eval__sets="cufed5", eval__dir="nowhere"), "no prepared dataset cufed5 in nowhere"),
+        (dict(eval__references="best"), r"config\.eval\.columns: 'best' is none of the columns"),
+        (dict(eval__references="level_2"), r"config\.eval\.columns: level_2 needs 2 reference\(s\), embedded has 1"),
+        (dict(eval__border=-1), r"config\.eval: border, every and limit of at least 0"),
+    ],
+)
+def test_configs_that_cannot_work_end_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        train.train_and_evaluate(tiny_config(**changes), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_initial_gain_and_matching_branches():
+    once, thrice = (initial_params(tiny_rrsr(), tiny_config(init_gain=gain)) for gain in (1.0, 3.0))
+    np.testing.assert_allclose(thrice["tail1"]["kernel"], 3 * once["tail1"]["kernel"], rtol=1e-6)
+    select = "fas_2x_1", "select", "experts"
+    np.testing.assert_allclose(get(thrice, *select), 3 * get(once, *select), rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, thrice["vgg"], once["vgg"])
+    jax.tree.map(np.testing.assert_array_equal, *once["correspondence"].values())
+
+
+def get(tree, *path):
+    return functools.reduce(lambda node, name: node[name], path, tree)
+
+
+def test_the_paper_run_on_a_few_pairs(tmp_path):
+    for i in range(2):
+        for name in (f"input/{i}", f"ref/{i}", *(f"cufed5/00{i}_{k}" for k in range(6))):
+            path = tmp_path / f"{name}.png"
+            path.parent.mkdir(exist_ok=True)
+            size = (160, 160, 3) if "cufed5" not in name else (48 + 4 * i, 52, 3)
+            Image.fromarray(np.random.default_rng(i).integers(0, 256, size, dtype=np.uint8)).save(path)
+    prepare.prepare("cufed", str(tmp_path), str(tmp_path / "data"), count=2)
+    prepare.prepare("cufed5", str(tmp_path / "cufed5"), str(tmp_path / "data"), count=2)
+    config = cufed5.get_config()
+    config.model.update({k: getattr(tiny_rrsr(), k) for k in config.model if k != "name"})
+    config.data.dir = config.eval.dir = str(tmp_path / "data")
+    config.eval.references = "bicubic,level_1"
+    config.update(batch_size=1, steps=1)
+    results = train.train_and_evaluate(config, str(tmp_path / "run"))
+    assert results["cufed5"]["images"] == 2
+    assert lines(tmp_path / "run")[0]["step"] == 1
+    assert Checkpoints(tmp_path / "run").latest() == 1
+
+
+def test_training_on_photographs(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 80, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
+    prepare.prepare("photos", str(tmp_path / "in"), str(tmp_path / "data"))
+    config = photos.get_config()
+    tiny = tiny_config()
+    config.update(model=tiny.model, batch_size=1, steps=1)
+    config.data.update(dir=str(tmp_path / "data"), patch=32, warp_range=(1.0, 4.0))
+    config.eval.update(crops=2, patch=48)
+    results = train.train_and_evaluate(config, str(tmp_path / "run"))
+    assert results["embedded"]["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.batchsize=3"], "batch_size"),
+        (["--config.batch_size=three"], "three"),
+        (["--config.model.featurs=3"], "features"),
+        (["--mode=test"], "train|eval"),
+        (["--config.model.name=vdsr"], "config.model.name: one of rrsr, c2_matching, "),
+        (["--config.model.name=edsr"], "config.model: edsr has no alignments, "),
+    ],
+)
+def test_wrong_command_lines(command, tmp_path, arguments, message):
+    code, _, err = finish(command(f"--workdir={tmp_path}/run", *arguments))
+    assert code != 0
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_paper_run_without_its_data(command, tmp_path):
+    flags = f"--workdir={tmp_path}/run", f"--config.data.dir={tmp_path}", "--config.eval.sets="
+    process = command(*flags, config=ROOT / "configs/cufed5.py")
+    code, _, err = finish(process, timeout=60)
+    assert code == 2
+    assert (
+        f"prepare it: python -m rrsr_jax.data.prepare --dataset=cufed --source=DIR --data_dir={tmp_path}, DIR with"
+        in err
+    )
+    assert "input/*.png and ref/*.png with equal names, 11,871 pairs of 160x160 pixels" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,223 @@
+"""State dicts from files: what they may look like, and that nothing in them is executed."""
+
+import os
+import pathlib
+import pickle
+import sys
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from rrsr_jax.errors import InputError
+from rrsr_jax.weights.readers import read
+
+ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.zeros(3, np.float32)}
+
+
+class Code:
+    """Pickled, this makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+class Tensor:
+    """What `read` uses of `torch.Tensor`."""
+
+    def __init__(self, array):
+        self.array, self.dtype = array, str(array.dtype)
+
+    def detach(self):
+        return self
+
+    def numpy(self):
+        return self.array
+
+
+@pytest.fixture
+def fake_torch(monkeypatch):
+    """Puts a PyTorch in place whose `torch.load` is the given function."""
+
+    def put(load):
+        monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load, Tensor=Tensor, bfloat16="bfloat16"))
+
+    return put
+
+
+def same(got, expected=None):
+    expected = expected or ARRAYS
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        assert got[name].dtype == array.dtype
+        np.testing.assert_array_equal(got[name], array)
+
+
+def test_npz_and_safetensors(tmp_path):
+    np.savez(tmp_path / "x.npz", **ARRAYS)
+    same(read(tmp_path / "x.npz"))
+    safetensors.numpy.save_file(ARRAYS, tmp_path / "x.safetensors")
+    same(read(tmp_path / "x.safetensors"))
+
+
+def test_other_precisions_are_noted(tmp_path, capsys):
+    arrays = {
+        "a": np.ones(2, np.float16),
+        "b": np.ones(2, np.float16),
+        "c": np.ones(2, np.int64),
+        "d": np.ones(2, "f4"),
+    }
+    np.savez(tmp_path / "x.npz", **arrays)
+    same(read(tmp_path / "x.npz"), arrays)
+    assert "x.npz: 2 arrays of float16 become float32" in capsys.readouterr().err
+    safetensors.numpy.save_file({"a": np.ones(2, jnp.bfloat16)}, tmp_path / "x.safetensors")
+    same(read(tmp_path / "x.safetensors"), {"a": np.ones(2, jnp.bfloat16)})
+    err = capsys.readouterr().err
+    assert "x.safetensors: 1 arrays of bfloat16 become float32" in err
+    assert err.count("note: ") == 1
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(InputError, match=r"x\.npz cannot be read: No such file"):
+        read(tmp_path / "x.npz")
+    (tmp_path / "x.txt").write_text("no")
+    with pytest.raises(InputError, match=r"x\.txt: a \.safetensors, \.npz, \.pth, \.pt file expected"):
+        read(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_damaged_files(cut, tmp_path):
+    np.savez(tmp_path / "x.npz", **ARRAYS)
+    safetensors.numpy.save_file(ARRAYS, tmp_path / "x.safetensors")
+    for name in ("x.npz", "x.safetensors"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[:cut])
+        with pytest.raises(InputError, match=rf"{name} cannot be read as .*; is it whole"):
+            read(tmp_path / name)
+
+
+def test_npz_with_another_bit(tmp_path):
+    np.savez(tmp_path / "x.npz", **ARRAYS)
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[content.index(ARRAYS["a.weight"].tobytes()) + 5] ^= 1
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.npz cannot be read(.|\n)*CRC"):
+        read(tmp_path / "x.npz")
+
+
+def test_objects_in_an_npz_are_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.array([Code(tmp_path / "made")], dtype=object))
+    with pytest.raises(InputError, match="refused, for it contains pickled objects") as error:
+        read(tmp_path / "x.npz")
+    assert "allow_pickle" not in str(error.value)
+    (tmp_path / "y.npz").write_bytes(pickle.dumps({"a": Code(tmp_path / "made")}))
+    with pytest.raises(InputError, match=r"y\.npz cannot be read as \.npz"):
+        read(tmp_path / "y.npz")
+    assert not (tmp_path / "made").exists()
+    pickle.loads((tmp_path / "y.npz").read_bytes())
+    assert (tmp_path / "made").exists()  # it would have
+
+
+def test_without_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "x.pth").write_bytes(pickle.dumps({"a": Code(tmp_path / "made")}))
+    with pytest.raises(InputError, match=r"x\.pth needs PyTorch: pip install 'rrsr_jax\[torch\]'"):
+        read(tmp_path / "x.pth")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+def test_torch_is_asked_for_weights_only(suffix, tmp_path, fake_torch):
+    asked = []
+
+    def load(file, **options):
+        asked.append((file, options))
+        return {name: Tensor(array) for name, array in ARRAYS.items()} | {"epoch": 3}
+
+    fake_torch(load)
+    file = tmp_path / f"x{suffix}"
+    file.touch()
+    got = read(file)
+    assert asked == [(file, {"map_location": "cpu", "weights_only": True})]
+    assert got.pop("epoch") == 3
+    same(got)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "notes"),
+    [
+        (lambda state: {"state_dict": state}, ["taking what is under 'state_dict'"]),
+        (lambda state: {"epoch": 3, "model": state, 0: 1}, ["taking what is under 'model', leaving out epoch, 0"]),
+        (lambda state: {"params": {"a": 1}, "params_ema": state}, ["under 'params_ema', leaving out params"]),
+        (lambda state: {"params": {f"module.{k}": v for k, v in state.items()}}, ["'params'", "taking `module.` off"]),
+        (lambda state: {"state_dict": {"model": state}}, ["'state_dict'", "'model'"]),
+    ],
+)
+def test_wrapped_weights(wrap, notes, tmp_path, fake_torch, capsys):
+    fake_torch(lambda file, **_: wrap({name: Tensor(array) for name, array in ARRAYS.items()}))
+    (tmp_path / "x.pth").touch()
+    same(read(tmp_path / "x.pth"))
+    err = capsys.readouterr().err
+    assert err.count("note: ") == len(notes)
+    assert all(note in err for note in notes)
+
+
+def test_a_prefix_of_some_names_is_kept(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"module.a": np.ones(1), "b": np.ones(1)})
+    assert set(read(tmp_path / "x.npz")) == {"module.a", "b"}
+
+
+def test_pth_with_something_else(tmp_path, fake_torch):
+    fake_torch(lambda file, **_: [1, 2])
+    (tmp_path / "x.pth").touch()
+    with pytest.raises(InputError, match=r"x\.pth: a dictionary of tensors expected, got list"):
+        read(tmp_path / "x.pth")
+
+
+def test_advice_to_execute_a_file_is_not_passed_on(tmp_path, fake_torch):
+    def load(file, **_):
+        raise pickle.UnpicklingError(
+            "Weights only load failed. Re-running `torch.load` with `weights_only` set to `False` will likely succeed. "
+            "Trying to load unsupported GLOBAL posix.system whose module posix is blocked."
+        )
+
+    fake_torch(load)
+    (tmp_path / "x.pth").touch()
+    with pytest.raises(
+        InputError, match=r"refused, .* contains code \(GLOBAL posix\.system\); nothing of it was"
+    ) as error:
+        read(tmp_path / "x.pth")
+    assert "weights_only" not in str(error.value)
+
+
+def test_code_in_real_pth_files_is_not_executed(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is an extra")
+    made = tmp_path / "made"
+    torch.save({"a": torch.zeros(3), "b": Code(made)}, tmp_path / "x.pth")
+    (tmp_path / "x.pt").write_bytes(pickle.dumps({"a": Code(made)}, protocol=2))
+    torch.save(Code(made), tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    for name in ("x.pth", "x.pt", "legacy.pth"):
+        with pytest.raises(InputError, match=r"refused, .* contains code .*; nothing of it was executed"):
+            read(tmp_path / name)
+    assert not made.exists()
+    torch.load(tmp_path / "x.pth", weights_only=False)
+    assert made.exists()  # it would have
+
+
+def test_real_pth_files(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is an extra")
+    tensors = {name: torch.nn.Parameter(torch.from_numpy(array.copy())) for name, array in ARRAYS.items()}
+    torch.save({"module." + name: tensor for name, tensor in tensors.items()}, tmp_path / "x.pth")
+    same(read(tmp_path / "x.pth"))
+    torch.save({"params": tensors}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    same(read(tmp_path / "x.pt"))
+    torch.save({name: tensor.detach().bfloat16() for name, tensor in tensors.items()}, tmp_path / "x.pth")
+    same(read(tmp_path / "x.pth"), {name: array.astype(jnp.bfloat16) for name, array in ARRAYS.items()})
+    os.truncate(tmp_path / "x.pth", 700)
+    with pytest.raises(InputError, match=r"x\.pth cannot be read as \.pth; is it whole"):
+        read(tmp_path / "x.pth")

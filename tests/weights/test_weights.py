@@ -1,0 +1,311 @@
+"""Weights from and to files: imported folders, exports, and the command."""
+
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import types
+
+import grain
+import jax
+import numpy as np
+import pytest
+import safetensors
+
+from rrsr_jax import weights
+from rrsr_jax.errors import InputError
+from rrsr_jax.training import initial, step
+from rrsr_jax.weights import __main__ as cli
+from rrsr_jax.weights import layouts as torch_layout
+from rrsr_jax.workdir.checkpoints import Checkpoints
+from tests.helpers import any_bits, random_params, tiny_config, tiny_rrsr
+
+
+def same_bits(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        assert a.tobytes() == b.tobytes()
+
+
+def files(folder):
+    """All files and folders below, by path."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def extractor(tmp_path):
+    """A PyTorch-layout file of the correspondence network, with every kind of bits."""
+    np.savez(tmp_path / "extractor.npz", **any_bits("c2_extractor"))
+    return tmp_path / "extractor.npz"
+
+
+@pytest.fixture
+def imported(extractor):
+    weights.import_weights("correspondence", str(extractor), str(extractor.with_suffix("")))
+    return extractor.with_suffix("")
+
+
+def save_run(workdir, model, **changes):
+    """Saves a checkpoint of a model, before its first step, as a run would."""
+    config = tiny_config(**changes)
+    state = step.create_state(random_params(model), config)
+    state = state.replace(ema={path: value + 1 for path, value in state.ema.items()})
+    checkpoints = Checkpoints(workdir, config)
+    checkpoints.save(state, iter(grain.MapDataset.range(3).to_iter_dataset()))
+    checkpoints.close()
+    return state
+
+
+def test_import(extractor, capsys):
+    imported = extractor.with_suffix("")
+    weights.import_weights("correspondence", str(extractor), str(imported))
+    expected = torch_layout.from_torch("c2_extractor", any_bits("c2_extractor"))
+    same_bits(weights.load("correspondence", str(imported)), expected)
+    same_bits(weights.load("c2_extractor", str(imported)), expected)
+    same_bits(weights.load("c2_extractor", str(extractor)), expected)
+    digest = hashlib.sha256(extractor.read_bytes()).hexdigest()
+    out = capsys.readouterr().out
+    assert f"{extractor}: SHA-256 {digest}" in out
+    assert f"{imported}: correspondence, 20 arrays, 1,110,656 parameters" in out
+    assert files(imported) == ["weights.safetensors"]
+    with safetensors.safe_open(imported / "weights.safetensors", framework="np") as opened:
+        about = json.loads(opened.metadata()["rrsr_jax"])
+        assert "branch_lr/conv1_1/kernel" in opened.keys()  # noqa: SIM118
+    assert about["kind"] == "correspondence"
+    assert about["source"] == "extractor.npz"
+    assert about["sha256"] == digest
+
+
+def test_import_of_an_export_keeps_every_bit(imported, tmp_path, capsys):
+    out = tmp_path / "out.safetensors"
+    weights.export_weights("correspondence", str(imported), str(out))
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    assert f"{out}: correspondence, 20 arrays, 1,110,656 parameters, SHA-256 {digest}" in capsys.readouterr().out
+    weights.import_weights("correspondence", str(out), str(tmp_path / "again"))
+    same_bits(weights.load("correspondence", tmp_path / "again"), weights.load("correspondence", imported))
+    weights.export_weights("correspondence", str(tmp_path / "again"), str(tmp_path / "again.safetensors"))
+    assert (tmp_path / "again.safetensors").read_bytes() == out.read_bytes()
+
+
+def test_import_of_an_export_with_batch_statistics(tmp_path, state_dict):
+    np.savez(tmp_path / "d.npz", **state_dict("c2_discriminator"))
+    weights.import_weights("discriminator", str(tmp_path / "d.npz"), str(tmp_path / "d"))
+    variables = weights.load("discriminator", str(tmp_path / "d"))
+    assert set(variables) == {"params", "batch_stats"}
+    weights.export_weights("discriminator", str(tmp_path / "d"), str(tmp_path / "d.safetensors"))
+    same_bits(weights.load("discriminator", str(tmp_path / "d.safetensors")), variables)
+
+
+def test_import_replaces_an_earlier_one(imported, tmp_path):
+    changed = any_bits("c2_extractor") | {"feature_extraction_image1.model.conv1_1.bias": np.full(64, 7, np.float32)}
+    np.savez(tmp_path / "other.npz", **changed)
+    weights.import_weights("correspondence", str(tmp_path / "other.npz"), str(imported))
+    assert (weights.load("correspondence", str(imported))["branch_lr"]["conv1_1"]["bias"] == 7).all()
+    assert files(tmp_path) == ["extractor", "extractor.npz", "extractor/weights.safetensors", "other.npz"]
+
+
+@pytest.mark.parametrize("there", ["other kind", "other folder", "file", "damaged import"])
+def test_import_does_not_replace_anything_else(there, extractor, imported, tmp_path):
+    out, kind = tmp_path / "out", "correspondence"
+    if there == "other kind":
+        out, kind = imported, "vgg19"
+    elif there == "file":
+        out.write_text("mine")
+    else:
+        out.mkdir()
+        whole = (imported / "weights.safetensors").read_bytes()
+        (out / "weights.safetensors").write_bytes(whole[:-1] if there == "damaged import" else b"mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=rf"--out={out}(:| holds weights of kind correspondence; choose)"):
+        weights.import_weights(kind, str(extractor), str(out))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_import_into_an_empty_folder(extractor, tmp_path):
+    (tmp_path / "out").mkdir()
+    weights.import_weights("correspondence", str(extractor), str(tmp_path / "out"))
+    weights.load("correspondence", str(tmp_path / "out"))
+
+
+def test_failing_import_leaves_nothing(extractor, tmp_path, monkeypatch):
+    before = files(tmp_path)
+    with pytest.raises(InputError, match=r"extractor\.npz: vgg19 weights do not fit \(46 differences\)"):
+        weights.import_weights("vgg19", str(extractor), str(tmp_path / "new" / "vgg"))
+    with pytest.raises(InputError, match=r"nothing\.pth cannot be read"):
+        weights.import_weights("vgg19", str(tmp_path / "nothing.pth"), str(tmp_path / "new"))
+    assert files(tmp_path) == before
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for out in ("out", "new/folder/out"):
+        with pytest.raises(InputError, match=r"cannot write .*out: .*No space left"):
+            weights.import_weights("correspondence", str(extractor), str(tmp_path / out))
+    assert files(tmp_path) == before
+
+
+def test_failing_import_keeps_the_earlier_one(imported, extractor, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("no")
+
+    before = (imported / "weights.safetensors").read_bytes()
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match="cannot write"):
+        weights.import_weights("correspondence", str(extractor), str(imported))
+    assert (imported / "weights.safetensors").read_bytes() == before
+    assert files(tmp_path) == ["extractor", "extractor.npz", "extractor/weights.safetensors"]
+
+
+def test_folders_that_cannot_be_loaded(imported, tmp_path):
+    with pytest.raises(InputError, match=r"extractor holds weights of kind correspondence; vgg19 expected"):
+        weights.load("vgg19", str(imported))
+    with pytest.raises(InputError, match=r"imported weights expected; .*weights\.safetensors cannot be read: No such"):
+        weights.load("vgg19", str(tmp_path))
+    with pytest.raises(InputError, match="unknown kind of weights 'vgg'; there are: vgg19, correspondence, rrsr"):
+        weights.load("vgg", str(imported))
+    file = imported / "weights.safetensors"
+    arrays = weights.load("correspondence", str(imported))
+    del arrays["branch_lr"]
+    flat = {"branch_ref/conv1_1/bias": arrays["branch_ref"]["conv1_1"]["bias"]}
+    file.write_bytes(safetensors.numpy.save(flat, {"rrsr_jax": '{"kind": "correspondence"}'}))
+    with pytest.raises(InputError, match=r"19 differences(.|\n)*missing: branch_lr/conv1_1/kernel"):
+        weights.load("correspondence", str(imported))
+    for metadata in (None, {"rrsr_jax": "no JSON"}, {"rrsr_jax": "[]"}):
+        file.write_bytes(safetensors.numpy.save(flat, metadata))
+        with pytest.raises(InputError, match="was not made by"):
+            weights.load("correspondence", str(imported))
+
+
+def test_export_does_not_replace_a_file_unasked(imported, tmp_path):
+    out = tmp_path / "out.safetensors"
+    out.write_text("mine")
+    with pytest.raises(InputError, match=r"out\.safetensors exists; --overwrite replaces it"):
+        weights.export_weights("correspondence", str(imported), str(out))
+    assert out.read_text() == "mine"
+    weights.export_weights("correspondence", str(imported), str(out), overwrite=True)
+    weights.load("correspondence", str(out))
+
+
+def test_exports_that_cannot_be(imported, tmp_path):
+    with pytest.raises(InputError, match=r"the name of a \.safetensors file expected"):
+        weights.export_weights("correspondence", str(imported), str(tmp_path / "out.pth"))
+    out = str(tmp_path / "out.safetensors")
+    with pytest.raises(InputError, match=r"holds weights of kind correspondence; masa expected"):
+        weights.export_weights("masa", str(imported), out)
+    with pytest.raises(InputError, match=r"a folder of imported weights, or that of a run, expected; no checkpoint in"):
+        weights.export_weights("masa", str(tmp_path), out)
+    assert not pathlib.Path(out).exists()
+
+
+def test_export_of_a_run(tmp_path, capsys):
+    state = save_run(tmp_path / "run", tiny_rrsr())
+    modules = {"vgg19": "vgg", "correspondence": "correspondence"}
+    for kind, module in modules.items():
+        weights.export_weights(kind, str(tmp_path / "run"), str(tmp_path / f"{kind}.safetensors"))
+        exported = weights.read(tmp_path / f"{kind}.safetensors")
+        expected = torch_layout.to_torch(weights.PARTS[kind], state.params[module])
+        assert exported.keys() == expected.keys()
+        assert all(exported[key].tobytes() == np.asarray(value).tobytes() for key, value in expected.items())
+    assert "note: not of the published size, so `import` does not take it: vgg19" in capsys.readouterr().err
+    weights.export_weights("rrsr", str(tmp_path / "run"), str(tmp_path / "rrsr.safetensors"))
+    exported = weights.read(tmp_path / "rrsr.safetensors")
+    trained = {k: v for k, v in state.params.items() if k not in modules.values()}
+    assert exported.keys() == torch_layout.to_torch("rrsr_restoration", trained).keys()
+    kernel = exported["content_extractor.conv_first.weight"]
+    np.testing.assert_array_equal(kernel.transpose(2, 3, 1, 0), trained["context_encoder"]["conv_first"]["kernel"])
+
+
+def test_export_of_a_run_has_the_parameters_that_it_evaluates(tmp_path):
+    state = save_run(tmp_path / "run", tiny_rrsr(), ema_decay=0.5)
+    weights.export_weights("rrsr", str(tmp_path / "run"), str(tmp_path / "x.safetensors"))
+    bias = weights.read(tmp_path / "x.safetensors")["content_extractor.conv_first.bias"]
+    np.testing.assert_array_equal(bias, state.params["context_encoder"]["conv_first"]["bias"] + 1)
+    weights.export_weights(
+        "correspondence", str(tmp_path / "run"), str(tmp_path / "y.safetensors")
+    )  # frozen: no average
+    bias = weights.read(tmp_path / "y.safetensors")["feature_extraction_image1.model.conv1_1.bias"]
+    np.testing.assert_array_equal(bias, state.params["correspondence"]["branch_lr"]["conv1_1"]["bias"])
+
+
+def test_export_of_a_damaged_checkpoint(tmp_path):
+    save_run(tmp_path / "run", tiny_rrsr())
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "0" / "state")
+    with pytest.raises(InputError, match=r"all checkpoints in .* are damaged"):
+        weights.export_weights("rrsr", str(tmp_path / "run"), str(tmp_path / "x.safetensors"))
+    assert files(tmp_path) == [path for path in files(tmp_path) if path.startswith("run")]
+
+
+@pytest.mark.parametrize("kind", ["c2_matching", "ttsr"])
+def test_export_of_what_a_run_does_not_hold(kind, tmp_path):
+    save_run(tmp_path / "run", tiny_rrsr())
+    with pytest.raises(InputError, match=rf"run does not hold {kind}: .* has no counterpart in the PyTorch checkpoint"):
+        weights.export_weights(kind, str(tmp_path / "run"), str(tmp_path / "x.safetensors"))
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.fixture
+def run_of(tmp_path, monkeypatch):
+    """A workdir whose run has the given parameters."""
+
+    def put(**params):
+        held = types.SimpleNamespace(params=lambda averaged: params, latest=lambda: 1, close=lambda: None)
+        monkeypatch.setattr(weights, "Checkpoints", lambda _: held)
+        return tmp_path
+
+    return put
+
+
+def test_parts_of_a_run(run_of):
+    """TTSR's checkpoints hold its VGG, RRSR's do not; none hold what the GAN stage adds."""
+    gan = dict(discriminator={"head1": 1}, discriminator_stats={"block1_norm1": 2}, perceptual={"conv1_1": 3})
+    workdir = run_of(vgg={"conv1_1": 4}, head={"bias": 5}, **gan)
+    assert weights._part_of_run("ttsr", workdir) == {"vgg": {"conv1_1": 4}, "head": {"bias": 5}}
+    assert weights._part_of_run("rrsr", workdir) == {"head": {"bias": 5}}
+    assert weights._part_of_run("vgg19", workdir) == {"conv1_1": 4}
+    assert weights._part_of_run("discriminator", workdir) == {
+        "params": {"head1": 1},
+        "batch_stats": {"block1_norm1": 2},
+    }
+    with pytest.raises(InputError, match="does not hold correspondence: its run has no part 'correspondence'"):
+        weights._part_of_run("correspondence", workdir)
+    with pytest.raises(InputError, match="does not hold discriminator: its run has no part 'discriminator'"):
+        weights._part_of_run("discriminator", run_of(head={"bias": 5}))
+    student = run_of(branch_lr={"conv1_1": 1}, branch_ref={"conv1_1": 2}, teacher={"branch_lr": {"conv1_1": 3}})
+    assert weights._part_of_run("correspondence", student) == {
+        "branch_lr": {"conv1_1": 1},
+        "branch_ref": {"conv1_1": 2},
+    }
+
+
+def test_modules_of_runs_have_the_names_that_are_left_out():
+    assert {*initial.GAN_PARTS, *initial.MODULE_KINDS} == set(weights._NOT_THE_MODELS)
+
+
+def test_command(extractor, tmp_path, capsys):
+    folder, file = tmp_path / "imported", tmp_path / "out.safetensors"
+    cli.main(["import", "--kind=correspondence", f"--source={extractor}", f"--out={folder}"])
+    cli.main(["export", "--kind=correspondence", f"--source={folder}", f"--out={file}"])
+    again = ["export", "--kind=correspondence", f"--source={folder}", f"--out={file}"]
+    cli.main([*again, "--overwrite"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(again)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {file} exists; --overwrite replaces it\n"
+
+
+@pytest.mark.parametrize("arguments", [["import", "--kind=vgg"], ["fetch", "vgg16"], []])
+def test_command_line_that_cannot_be(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_every_layout_has_a_name():
+    assert sorted(weights.PARTS.values()) == sorted(torch_layout.KINDS)
