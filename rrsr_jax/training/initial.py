@@ -21,13 +21,8 @@ from rrsr_jax.workdir.checkpoints import Checkpoints, stage_of
 from rrsr_jax.workdir.integrity import has_checkpoint
 
 # Weights kind of each part that a config's `weights` can name: a module, or under the model's own name everything else.
-MODULE_KINDS = {"vgg": "vgg19", "correspondence": "c2_extractor"}
-_WEIGHT_KINDS = MODULE_KINDS | {
-    "rrsr": "rrsr_restoration",
-    "c2_matching": "c2_restoration",
-    "masa": "masa",
-    "ttsr": "ttsr",
-}
+MODULE_KINDS = {kind.module: kind.layout for kind in weights.KINDS if kind.module}
+_WEIGHT_KINDS = {kind.setting: kind.layout for kind in weights.KINDS if kind.name not in ("discriminator", "vgg16")}
 # What the GAN stage has besides the model: the discriminator, its running statistics, and VGG-19 for the perceptual loss.
 GAN_PARTS = ("discriminator", "discriminator_stats", "perceptual")
 # From which stages' runs a stage can start.
