@@ -7,7 +7,7 @@ Each mapping has a regular expression for the Flax path, `fas_2x_0/align`, and w
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,23 +15,14 @@ from rrsr_jax.errors import InputError
 
 Rules = Mapping[str, str | Callable[[re.Match[str]], str]]
 
+# Index in torchvision's `features` by layer of VGG-19: a ReLU follows each convolution, and a pooling each stage. VGG-16 has the
+# same indices up to conv3_3, its last layer here.
+_VGG_INDEX = {
+    "1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14, "3_4": 16, "4_1": 19, "4_2": 21, "4_3": 23,
+    "4_4": 25, "5_1": 28,
+}  # fmt: skip
 
-def _torchvision_indices(convs_per_stage: Sequence[int]) -> dict[str, int]:
-    """Index in torchvision's `features` by layer, `3_1`: a ReLU follows each convolution, and a pooling each stage."""
-    indices, index = {}, 0
-    for stage, convs in enumerate(convs_per_stage, start=1):
-        for conv in range(1, convs + 1):
-            indices[f"{stage}_{conv}"] = index
-            index += 2
-        index += 1
-    return indices
-
-
-_VGG16 = _torchvision_indices((2, 2, 3, 3, 3))
-_VGG19 = _torchvision_indices((2, 2, 4, 4, 4))
-
-VGG16: Rules = {r"conv(\d_\d)": lambda m: f"features.{_VGG16[m[1]]}"}
-VGG19: Rules = {r"conv(\d_\d)": lambda m: f"features.{_VGG19[m[1]]}"}
+VGG: Rules = {r"conv(\d_\d)": lambda m: f"features.{_VGG_INDEX[m[1]]}"}
 
 CORRESPONDENCE: Rules = {
     r"branch_lr/(\w+)": r"feature_extraction_image1.model.\1",
@@ -104,7 +95,7 @@ _TTSR_EXCHANGE = {"2": "ex12", "4": "ex123"}  # by scale
 _TTSR_SLICE = {"1_1": "1", "1_2": "2", "2_1": "2", "2_2": "3", "3_1": "3"}  # by layer of VGG-19
 
 TTSR: Rules = {
-    r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{_VGG19[m[1]]}",
+    r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{_VGG_INDEX[m[1]]}",
     r"head": "MainNet.SFE.conv_head",
     r"head_body/block_(\d+)/(\w+)": r"MainNet.SFE.RBs.\1.\2",
     r"head_body/conv": "MainNet.SFE.conv_tail",

@@ -210,15 +210,16 @@ def test_full_disk_is_not_the_networks_fault(server, tmp_path):
         fetch(server.url, str(tmp_path / "file" / "folder"))
 
 
-def test_command(server, tmp_path, capsys):
-    cli.main(["fetch", "vgg19", f"--url={server.url}", f"--out={tmp_path}"])
+@pytest.mark.parametrize(("kind", "setting"), [("vgg19", "vgg"), ("vgg16", "vgg16")])
+def test_command(kind, setting, server, tmp_path, capsys):
+    cli.main(["fetch", kind, f"--url={server.url}", f"--out={tmp_path}"])
     out = capsys.readouterr().out
     assert f"{tmp_path / NAME}: SHA-256 {DIGEST}" in out
-    assert f"--config.weights.vgg={tmp_path / NAME}" in out
-    assert f"import --kind=vgg19 --source={tmp_path / NAME} --out={tmp_path / NAME[:-4]}" in out
+    assert f"--config.weights.{setting}={tmp_path / NAME}," in out
+    assert f"import --kind={kind} --source={tmp_path / NAME} --out={tmp_path / NAME[:-4]}" in out
     server.troubles = [404]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["fetch", "vgg19", f"--url={server.url}", f"--out={tmp_path / 'b.pth'}"])
+        cli.main(["fetch", kind, f"--url={server.url}", f"--out={tmp_path / 'b.pth'}"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("error: http://127.0.0.1")
 

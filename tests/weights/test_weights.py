@@ -101,6 +101,20 @@ def test_import_of_an_export_with_batch_statistics(tmp_path, state_dict):
     same_bits(weights.load("discriminator", str(tmp_path / "d.safetensors")), variables)
 
 
+def test_vgg16_from_torchvisions_file_and_back(tmp_path):
+    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256)}
+    state = {f"features.{i}.weight": np.full((*shape, 3, 3), i, np.float32) for i, shape in shapes.items()}
+    state |= {f"features.{i}.bias": np.full(shape[0], i + 0.5, np.float32) for i, shape in shapes.items()}
+    more = {"features.17.bias": np.zeros(512, np.float32), "classifier.6.bias": np.zeros(1000, np.float32)}
+    np.savez(tmp_path / "vgg16.npz", **state, **more)
+    weights.import_weights("vgg16", tmp_path / "vgg16.npz", tmp_path / "vgg16")
+    layers = weights.load("vgg16", tmp_path / "vgg16")
+    assert (layers["conv3_1"]["kernel"] == 10).all()
+    assert (layers["conv2_1"]["bias"] == 5.5).all()
+    weights.export_weights("vgg16", tmp_path / "vgg16", tmp_path / "vgg16.safetensors")
+    same_bits(read(tmp_path / "vgg16.safetensors"), state)
+
+
 def test_import_replaces_an_earlier_one(imported, tmp_path):
     changed = any_bits("c2_extractor") | {"feature_extraction_image1.model.conv1_1.bias": np.full(64, 7, np.float32)}
     np.savez(tmp_path / "other.npz", **changed)
