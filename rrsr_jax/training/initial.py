@@ -17,14 +17,9 @@ from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import description, has_checkpoint
 from rrsr_jax.workdir.state import TrainState
 
-# Weights kind of each part that a config's `weights` can name: a module, or under the model's own name everything else.
-MODULE_KINDS = {"vgg": "vgg19", "vgg16": "vgg16", "correspondence": "c2_extractor"}
-WEIGHT_KINDS = MODULE_KINDS | {
-    "rrsr": "rrsr_restoration",
-    "c2_matching": "c2_restoration",
-    "masa": "masa",
-    "ttsr": "ttsr",
-}
+# The modules of a model that have weights of their own.
+MODULES = tuple(kind.module for kind in weights.KINDS if kind.module)
+_KINDS = {kind.setting: kind for kind in weights.KINDS}  # by the names that `config.weights` has
 
 
 class Source(NamedTuple):
@@ -100,15 +95,15 @@ def load_part(params: dict[str, Any], part: str, path: str, module: str = "") ->
     Raises:
       InputError: a file that cannot be read or does not fit.
     """
-    module = module or part
-    if part in MODULE_KINDS and module not in params:
-        raise InputError(f"config.weights.{part}: this model has no part {part}")
-    loaded = weights.load(WEIGHT_KINDS[part], path)
-    target = params[module] if part in MODULE_KINDS else params
+    module = module or _KINDS[part].module
+    if module and module not in params:
+        raise InputError(f"config.weights.{part}: this model has no part {module}")
+    loaded = weights.load(_KINDS[part].name, path)
+    target = params[module] if module else params
     if part in ("vgg", "vgg16"):  # the file goes further than the model
         loaded = {layer: value for layer, value in loaded.items() if layer in target}
     # Checkpoints of some models hold the encoders as well.
-    wanted = {name: value for name, value in target.items() if name not in MODULE_KINDS or name in loaded}
+    wanted = {name: value for name, value in target.items() if name not in MODULES or name in loaded}
     check_shapes(f"{path} (config.weights.{part}) and this config's model", flat_shapes(wanted), flat_shapes(loaded))
     target.update(loaded)
 
@@ -117,7 +112,7 @@ def scale_kernels(params: Mapping[str, Any], gain: float) -> dict[str, Any]:
     """Kernels of everything but the encoders, times `gain`."""
 
     def scale(path, value):
-        return value * gain if path[0] not in MODULE_KINDS and path[-1] != "bias" and value.ndim > 1 else value
+        return value * gain if path[0] not in MODULES and path[-1] != "bias" and value.ndim > 1 else value
 
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict({path: scale(path, value) for path, value in flat.items()})

@@ -20,7 +20,6 @@ from rrsr_jax.evaluation import evaluate, report, results
 from rrsr_jax.evaluation.results import Results
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.training.initial import (
-    WEIGHT_KINDS,
     fitted,
     initialise,
     initialise_model,
@@ -101,7 +100,7 @@ def model_params(model: nn.Module, config: ConfigDict, sources: Sequence[str]) -
     if "correspondence" in params and not config.weights.correspondence:
         params["correspondence"] = untrained(params["correspondence"])
     for part, path in config.weights.items():
-        if path and part in WEIGHT_KINDS:
+        if path and part != "discriminator":
             load_part(params, part, path)
         elif part in params and not config.learning_rates[part] and not (part == "correspondence" and source):
             log(f"note: no config.weights.{part}: the frozen {part} network is untrained")

@@ -81,7 +81,7 @@ def test_weights_that_a_config_names(monkeypatch, held):
     params = jax.eval_shape(model.init, jax.random.key(0), *shapes)["params"]
     without = {"vgg", "correspondence"} - set(held)
     saved = jax.tree.map(lambda a: np.full(a.shape, 7.0), {k: v for k, v in params.items() if k not in without})
-    monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_restoration", "c2.pth"): saved}[kind, path])
+    monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_matching", "c2.pth"): saved}[kind, path])
     config = tiny_config()
     config.weights = ConfigDict(dict(vgg="", correspondence="", c2_matching="c2.pth"))
     loaded = model_params(model, config, ())
