@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     """Runs the mode; bad input ends with a message and exit status 2."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    # Orbax and JAX tell a lot. Errors they raise as well, but with several processes only when they have waited for the others.
+    # Orbax and JAX log a lot. They also raise their errors, but with several processes only after waiting for the others.
     logging.set_verbosity(logging.ERROR if _DISTRIBUTED.value else logging.FATAL)
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
     kernels = python_logging.getLogger("kernels")
@@ -54,7 +54,7 @@ class _ToLog(python_logging.Handler):
 def parse(argv: list[str]) -> list[str]:
     """Absl's parser, with a message instead of a traceback for a config field that does not exist.
 
-    To evaluate, `--config` may be left out; it is that of the checkpoint then.
+    For an evaluation `--config` may be left out; the checkpoint's config is used then.
     """
     try:
         return app.parse_flags_with_usage(_with_config(argv))
@@ -68,18 +68,20 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _with_config(argv: list[str]) -> list[str]:
-    """`argv`, with the config in the checkpoint where it has none and evaluates."""
+    """`argv`; for an evaluation without `--config`, with the checkpoint's config added."""
     given = flags.FlagValues()
     for name in ("config", "mode", "workdir"):
         flags.DEFINE_string(name, None, "", flag_values=given)
-    given.set_gnu_getopt()  # go on after what looks like no flag: the value of one that is not known here
+    given.set_gnu_getopt()  # continue after arguments that are no flags: they may be values of flags unknown here
     try:
         given(argv, known_only=True)
     except flags.Error:  # the real parser will say it
         return argv
     if given.config or given.mode != "eval" or not given.workdir:
         return argv
-    description(pathlib.Path(given.workdir))  # for the error: out of a config file it comes with a traceback
+    description(
+        pathlib.Path(given.workdir)
+    )  # raises InputError here; from within a config file it comes with a traceback
     return [argv[0], f"--config={saved_config.__file__}:{given.workdir}", *argv[1:]]
 
 

@@ -19,7 +19,7 @@ ON_DEVICE = 2  # batches that wait there
 
 
 class SkipDamaged(Sequence):
-    """A dataset whose damaged records are replaced by the next good one; examples say under `skipped` how many were damaged."""
+    """A dataset whose damaged records are replaced by the next good one; `skipped` counts those before an example."""
 
     def __init__(self, examples: Sequence[Mapping[str, Any]]):
         self._examples, self._told = examples, set()
@@ -41,7 +41,7 @@ class SkipDamaged(Sequence):
 
 
 class MakePair(grain.transforms.RandomMap):
-    """A photograph to a pair `hr`, `ref`: see `images.random_view`."""
+    """Makes a pair `hr`, `ref` from a photograph: see `images.random_view`."""
 
     def __init__(self, patch: int, view: Mapping[str, Any]):
         self._patch, self._view = patch, dict(view)
@@ -53,7 +53,7 @@ class MakePair(grain.transforms.RandomMap):
 
 
 class Crop(grain.transforms.RandomMap):
-    """A random patch of the photograph, as its `hr`."""
+    """Cuts a random patch from the photograph, as its `hr`."""
 
     def __init__(self, patch: int):
         self._patch = patch
@@ -65,7 +65,7 @@ class Crop(grain.transforms.RandomMap):
 
 
 class ChooseReference(grain.transforms.RandomMap):
-    """One of the references of an example as its `ref`, resized to `patch` x `patch` if need be; `hr` must have that size."""
+    """Draws one of an example's references as its `ref`, resized to `patch` x `patch` if necessary; `hr` must have that size."""
 
     def __init__(self, patch: int):
         self._patch = patch
@@ -96,9 +96,10 @@ class FlipAndTurn(grain.transforms.RandomMap):
 
 
 class Reciprocal(grain.transforms.RandomMap):
-    """What the two passes need: adds `lr`, and the warped reference `ref_p` with its low-resolution `ref_lr_p` (eq. 3).
+    """Adds what the two passes need: `lr`, and the warped reference `ref_p` with its low-resolution `ref_lr_p` (eq. 3).
 
-    Without `warp` the reference itself stands in, which is the paper's ablation: training then collapses to an auto-encoder.
+    Without `warp` the reference itself takes the place of `ref_p`. This is the paper's ablation: training collapses to an
+    auto-encoder of the reference.
     """
 
     def __init__(self, warp: bool, smallest: float, largest: float):
@@ -113,7 +114,10 @@ class Reciprocal(grain.transforms.RandomMap):
 
 
 class WarpedPair(grain.transforms.RandomMap):
-    """What the correspondence net learns from: adds `lr`, the image's perspective warp as `warped`, and the `homography`."""
+    """Adds what the correspondence net learns from: `lr`, the image's perspective warp `warped`, and the `homography`.
+
+    The homography, (3, 3) float32, maps (x, y, 1) in pixels of `hr` to pixels of `warped`.
+    """
 
     def __init__(self, smallest: float, largest: float):
         self._range = (smallest, largest)
@@ -130,7 +134,7 @@ def _kept(element: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_size(element: Mapping[str, Any], patch: int) -> tuple[int, int]:
-    """Height and width; InputError if a patch is larger."""
+    """Height and width of `hr`; InputError if it is smaller than a patch."""
     height, width = element["hr"].shape[:2]
     if min(height, width) < patch:
         raise InputError(
@@ -227,6 +231,6 @@ def training_batches(
 
 
 def _ignore_signals(*_):
-    """Workers end with the main process, which finishes its step first."""
+    """Worker processes end with the main process, which finishes its step first."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

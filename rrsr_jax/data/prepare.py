@@ -3,8 +3,8 @@
 python -m rrsr_jax.data.prepare --dataset=NAME --source=DIR [--data_dir=data] [--count=N] [--skip_bad]
     [--smallest=N] [--tile=N]
 
-NAME: cufed, cufed5, sun80, urban100, manga109, wr_sr, ref_pairs, photos; with a name of your own behind a slash where you
-have several of one kind (ref_pairs/holiday). Every image is checked. Either the whole dataset is there in the end, or nothing.
+NAME is one of cufed, cufed5, sun80, urban100, manga109, wr_sr, ref_pairs, photos. Where you have several of a kind, add a
+name of your own after a slash (ref_pairs/holiday). Every image is checked. The result is the complete dataset, or nothing.
 """
 
 import argparse
@@ -34,9 +34,9 @@ class Preparation(NamedTuple):
     Attributes:
       folder: where the dataset is.
       examples, images: how many are in it.
-      changes: how often which conversion was made.
+      changes: number of conversions of each kind.
       refused: what was left out, and why.
-      new: False if everything was there before.
+      new: False if the dataset was prepared before.
     """
 
     folder: pathlib.Path
@@ -57,18 +57,18 @@ def prepare(
     smallest: int = datasets.SMALLEST,
     tile: int = 0,
 ) -> Preparation:
-    """Makes the dataset `name` in `data_dir` of the images in `source`; does nothing if it is there.
+    """Makes the dataset `name` in `data_dir` from the images in `source`; does nothing if it exists.
 
     Args:
       name: see `datasets.builder_class`.
-      source: a folder as the dataset's `LAYOUT` says.
+      source: a folder with the dataset's `LAYOUT`.
       data_dir: folder of all prepared datasets.
       count: examples expected, instead of the published number.
       skip_bad: leave out what is damaged or unpaired; an error otherwise.
       smallest, tile: see `ImageFolders.encode`.
 
     Raises:
-      InputError: names every file that is no good, and why; or the disk is full. Nothing is left behind then.
+      InputError: names every file that cannot be used, and why; or the disk is full. Nothing is left behind then.
     """
     cls, variant = datasets.builder_class(name)
     if (count is not None and count < 1) or smallest < datasets.SMALLEST or (tile and tile < smallest):
@@ -123,7 +123,7 @@ def prepare(
 
 
 def _read_back(name: str, data_dir: pathlib.Path) -> int:
-    """Number of examples, each of which could be read: a full disk may show only here."""
+    """Reads every example, and returns their number. A full disk may only show here."""
     try:
         return sum(1 for _ in datasets.Prepared(name, str(data_dir)))
     except InputError as error:
@@ -144,7 +144,7 @@ def report(name: str, outcome: Preparation) -> str:
 
 
 def _list(cls, source: pathlib.Path, count: int | None) -> tuple[list[datasets.Files], list[str]]:
-    """The examples in `source`, as many as there must be."""
+    """The examples in `source`; InputError unless there are as many as expected."""
     expected = count or cls.COUNT
     wanted = f"expected in --source={source}: {cls.LAYOUT}"
     try:
@@ -161,7 +161,7 @@ def _list(cls, source: pathlib.Path, count: int | None) -> tuple[list[datasets.F
 
 @contextlib.contextmanager
 def _staging(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
-    """A folder to work in, on the disk of `data_dir`; removed in the end, and by the next call if this process is killed."""
+    """A folder to work in, on the disk of `data_dir`. It is removed at the end, or by the next call if this process is killed."""
     folder = data_dir / ".preparing" / name.replace("/", "-")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """A run's folder: which config it belongs to, and its checkpoints (Orbax).
 
-A checkpoint is a folder with the items `state`, `data` (where the data iterator stands) and `description`, and their checksums.
-It is written under another name; called by its step, it is complete.
+A checkpoint is a folder with the items `state`, `data` (the position of the data iterator) and `description`, and their
+checksums. It is written under a temporary name, and renamed to its step when it is complete.
 """
 
 import contextlib
@@ -41,10 +41,10 @@ _UNFINISHED = ".orbax-checkpoint-tmp*"  # after the step, in the name of a folde
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the folder this config's.
+    """Writes the config to the run's folder, which it makes if necessary.
 
     Raises:
-      InputError: not writable, or it holds another config's run; names every difference.
+      InputError: the folder is not writable, or holds a run of another config; names every difference.
     """
     path = workdir / "config.json"
     check_same_run(path, config)
@@ -57,7 +57,7 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
-    """Raises InputError unless the run that wrote the config at `path`, if any, can go on under `config`."""
+    """Raises InputError if the run that wrote the config at `path` cannot continue with `config`; no file is no run."""
     try:
         there = _flatten(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
@@ -67,7 +67,7 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
     here = _flatten(json.loads(config.to_json()))
     free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA), *(f"model.{name}" for name in _FREE_MODEL)}
     names = [n for n in sorted({*there, *here}) if not any(n == f or n.startswith(f + ".") for f in free)]
-    nothing = "no such field"  # as with another model, or in a config from before there was that field
+    nothing = "no such field"  # as with another model
     values = [(name, there.get(name, nothing), here.get(name, nothing)) for name in names]
     differences = [f"{name}: {old} there, {new} here" for name, old, new in values if old != new]
     if differences:
@@ -78,11 +78,11 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run. The newest intact one counts; damaged ones after it are reported.
+    """The checkpoints of one run. The newest intact one is used; newer ones that are damaged are reported.
 
     Args:
       workdir: the run's folder.
-      config: of a run that goes on and saves, keeping `keep_checkpoints`; damaged checkpoints are renamed to make way.
+      config: of a run that continues and saves, keeping `keep_checkpoints`; damaged checkpoints are renamed to make room.
         None to read only, which changes nothing on disk.
 
     Raises:
@@ -111,7 +111,7 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint that is whole, without one that is being saved."""
+        """Step of the newest complete checkpoint; one that is being saved does not count."""
         return self._latest
 
     def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
@@ -146,7 +146,7 @@ class Checkpoints:
             self._latest, self._saving = self._saving, None
 
     def restore(self, like: TrainState, batches: grain.DatasetIterator | None = None) -> TrainState:
-        """The newest state, placed like `like`; sets `batches`, where given, to go on from there.
+        """The newest state, placed like `like`; `batches`, if given, is set to continue from there.
 
         Raises:
           InputError: a checkpoint of another model; lists every difference.
@@ -209,13 +209,13 @@ class Checkpoints:
             yield
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"checkpoint {self._folder}/{self._latest} cannot be read (was it written by as many processes?); "
-                f"remove that folder to go on from the one before. {error}"
+                f"checkpoint {self._folder}/{self._latest} cannot be read; was it written by as many processes? It is intact: "
+                f"start as many again, or choose another --workdir. {error}"
             ) from error
 
 
 def _choose(workdir: pathlib.Path, rename: bool) -> int:
-    """Step of the checkpoint to go on from, which the first process looks for; tells of damaged ones and may rename them."""
+    """Step of the checkpoint to continue from, chosen by the first process; reports damaged ones and may rename them."""
     step = 0
     if jax.process_index() == 0:
         step, damaged = newest_intact(workdir)

@@ -1,4 +1,4 @@
-"""What a run tells about itself: a bar on a terminal, JSON lines, TensorBoard."""
+"""Progress of a run: a bar on a terminal, JSON lines, TensorBoard, and profiles."""
 
 import contextlib
 import json
@@ -99,7 +99,7 @@ class Progress:
             log(f"step {step}/{self._steps}  {shown}{eta}")
 
     def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Records the outcome of an evaluation, and that there was one."""
+        """Records the metrics of an evaluation, and that it is done."""
         self.evaluated.add(step)
         if self._active and values:
             self._record(step, values)
@@ -137,14 +137,14 @@ class Progress:
 
 
 class _Board:
-    """TensorBoard's file. tensorboardX's own writer is a thread, which a full disk ends, and the run waits for it for ever."""
+    """TensorBoard's file. tensorboardX's own writer is a thread: a full disk ends it, and the run would wait for it forever."""
 
     def __init__(self, folder: pathlib.Path, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
         self._records = tensorboardX.RecordWriter(str(folder / name))
         self._write(Event(file_version="brain.Event:2"))
-        # Hides what an interrupted run wrote after the checkpoint that this one goes on from.
+        # Hides what an interrupted run wrote after the checkpoint that this run continues from.
         self._write(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, step: int, *summaries: summary.Summary) -> None:
@@ -161,7 +161,7 @@ class _Board:
 
 
 def _reopen(path: pathlib.Path, records: Sequence[Mapping]) -> TextIO:
-    """The file with these records, open at its end."""
+    """Writes the records to the file, and opens it to append."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
     os.replace(temporary, path)
@@ -196,6 +196,6 @@ class Profiler:
 
 
 def _memory_bytes() -> int:
-    """Peak memory of the accelerator, or of the process where the device does not tell."""
+    """Peak memory of the accelerator, or of the process if the device does not report it."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
