@@ -40,7 +40,7 @@ class MASA(nn.Module):
     blocks: tuple[int, int, int] = (12, 8, 4)
     match_tile: int = 2**22
 
-    pads_itself = True  # other padding would be in the statistics and windows; see `evaluate.make_upscaler`
+    pads_itself = True  # other padding would change the statistics and the windows
 
     @nn.compact
     def __call__(self, lr: jax.Array, ref: jax.Array) -> jax.Array:

@@ -36,6 +36,8 @@ class TTSR(nn.Module):
     vgg_channels: tuple[int, int, int] = (64, 128, 256)
     match_tile: int = 2**22
 
+    pads_itself = True  # other padding could be matched
+
     @nn.compact
     def __call__(self, lr: jax.Array, ref: jax.Array) -> jax.Array:
         """Super-resolves a batch.
