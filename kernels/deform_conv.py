@@ -16,13 +16,13 @@ def _on_cuda() -> bool:
     return jax.default_backend() == "gpu" and "rocm" not in jax.devices()[0].client.platform_version.lower()
 
 
-def _device() -> jax.Device | None:
+def _device() -> selfcheck.Device | None:
     """The GPU that the kernels would run on; None where a program is only lowered for one."""
     return jax.local_devices()[0] if jax.default_backend() == "gpu" else None
 
 
 def _triton(*arrays, interpret=False, **options):
-    """The Pallas kernels, imported only when asked for."""
+    """The Pallas kernels, imported at their first use."""
     if not interpret and not _on_cuda():
         raise ValueError(
             f"implementation 'triton' needs a CUDA GPU, JAX runs on {jax.default_backend()}; leave it None, or 'xla'"
@@ -36,7 +36,7 @@ def _triton(*arrays, interpret=False, **options):
 IMPLEMENTATIONS: dict[str, selfcheck.Implementation] = {
     "xla": deform_conv_xla.sample_and_multiply,
     "triton": _triton,
-    "triton_interpreted": functools.partial(_triton, interpret=True),  # anywhere, for tests
+    "triton_interpreted": functools.partial(_triton, interpret=True),  # on any device, for tests
 }
 
 
@@ -141,7 +141,7 @@ def modulated_deform_conv(
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation {name!r} is unknown; there are: {', '.join(IMPLEMENTATIONS)}")
     out = IMPLEMENTATIONS[name](x, offset, mask, weight, stride=stride, padding=padding, dilation=dilation)
-    return (out + bias.astype(jnp.float32)).astype(x.dtype)
+    return (out + bias.astype(jnp.float32).reshape(1, 1, 1, -1)).astype(x.dtype)
 
 
 def _rank(name: str, array: jax.Array, rank: int) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ class _Plan(NamedTuple):
         return pl.next_power_of_2(self.channels)
 
     @property
-    def group_block(self) -> int:  # so many that a block has 64 channels, and a dot product its 16
+    def group_block(self) -> int:  # makes 64 channels a block, and at least the 16 that a dot product needs
         most = max(64 // self.channel_block, SMALLEST_DOT // self.channel_block, 1)
         return min(most, max(pl.next_power_of_2(self.groups), SMALLEST_DOT // self.channel_block))
 
@@ -67,10 +67,11 @@ class _Plan(NamedTuple):
 
     @property
     def padded(self) -> tuple[int, int, int]:
-        """Pixels, groups and output channels of whole blocks: what the kernels write, so that no store needs a mask."""
-        blocks = (PIXEL_BLOCK, self.group_block, self.out_block)
-        return tuple(
-            pl.cdiv(n, b) * b for n, b in zip((self.pixels, self.groups, self.out_channels), blocks, strict=True)
+        """Pixels, groups and output channels, rounded up to whole blocks. Kernels write all of them, so stores need no mask."""
+        return (
+            pl.cdiv(self.pixels, PIXEL_BLOCK) * PIXEL_BLOCK,
+            pl.cdiv(self.groups, self.group_block) * self.group_block,
+            pl.cdiv(self.out_channels, self.out_block) * self.out_block,
         )
 
     @property
@@ -83,11 +84,21 @@ class _Plan(NamedTuple):
 
     @property
     def slices(self) -> int:
-        """Of the pixels, for the gradient of the weights."""
+        """Number of slices of the pixels, for the gradient of the weights."""
         return min(64, pl.cdiv(self.pixels, PIXEL_BLOCK))
 
 
-def sample_and_multiply(x, offset, mask, weight, *, stride, padding, dilation, interpret=False):
+def sample_and_multiply(
+    x: jax.Array,
+    offset: jax.Array,
+    mask: jax.Array,
+    weight: jax.Array,
+    *,
+    stride: int,
+    padding: int,
+    dilation: int,
+    interpret: bool = False,
+) -> jax.Array:
     """`modulated_deform_conv` without the bias, in float32; see there for shapes. `interpret` runs on any device, slowly.
 
     A batch that int32 indices cannot address is split.
@@ -120,7 +131,8 @@ def elements(x: tuple[int, ...], offset: tuple[int, ...], weight: tuple[int, ...
 
 
 def _plan(x: tuple[int, ...], offset: tuple[int, ...], weight: tuple[int, ...]) -> _Plan:
-    return _Plan(*x[:3], *offset[1:4], x[-1] // offset[3], weight[-1])
+    (n, height, width, channels), (_, out_height, out_width, groups, _, _) = x, offset
+    return _Plan(n, height, width, out_height, out_width, groups, channels // groups, weight[-1])
 
 
 def _images_at_once(plan: _Plan) -> int:
@@ -248,7 +260,7 @@ def _interpolate(block, corners):
 
 
 def _weights(plan, group, tap, out, weight_ref):
-    """Weights of the groups' channels for a block of output channels, (groups * channels, outputs)."""
+    """Weights from the channels of the groups to a block of output channels, (groups * channels, outputs)."""
     channel = jnp.arange(plan.channel_block)[None, :, None]
     g, o = group[:, None, None], out[None, None, :]
     valid = (g < plan.groups) & (channel < plan.channels) & (o < plan.out_channels)

@@ -7,14 +7,17 @@ not remembered: it may have been a lack of memory, and the next process tries ag
 import concurrent.futures
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Device = Any  # a `jax.Device`, which type checkers take for a variable
 # fn(x, offset, mask, weight, *, stride, padding, dilation) -> (N, Ho, Wo, Co) float32.
 Implementation = Callable[..., jax.Array]
 
@@ -25,7 +28,7 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2}
 RESULTS = ("output", "gradient of x", "gradient of offset", "gradient of mask", "gradient of weight")
 
 
-def fault(kernel: Implementation, plain: Implementation, device: jax.Device, sources: Sequence[str] = ()) -> str:
+def fault(kernel: Implementation, plain: Implementation, device: Device, sources: Sequence[str] = ()) -> str:
     """Why `kernel` must not be used on `device`: what it raised, or how far it is from `plain`. Empty if the two agree.
 
     Takes seconds, forward and backward, in this process alone. It may be called while JAX traces a function.
@@ -50,23 +53,23 @@ def fault(kernel: Implementation, plain: Implementation, device: jax.Device, sou
     return found
 
 
-def _identity(device: jax.Device, sources: Sequence[str]) -> dict[str, str]:
+def _identity(device: Device, sources: Sequence[str]) -> dict[str, str]:
     source = hashlib.sha256(b"".join(pathlib.Path(path).read_bytes() for path in sources)).hexdigest()
     return {
         "device": device.device_kind,
         "platform": device.client.platform_version,
         "jax": jax.__version__,
-        "jaxlib": jax.lib.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "source": source,
     }
 
 
-def _mark(device: jax.Device, sources: Sequence[str]) -> pathlib.Path:
+def _mark(device: Device, sources: Sequence[str]) -> pathlib.Path:
     name = hashlib.sha256(json.dumps(_identity(device, sources)).encode()).hexdigest()[:16]
     return pathlib.Path("~/.cache/rrsr_jax/kernels").expanduser() / f"{name}.json"
 
 
-def _first_fault(kernel: Implementation, plain: Implementation, device: jax.Device) -> str:
+def _first_fault(kernel: Implementation, plain: Implementation, device: Device) -> str:
     with jax.default_device(device), jax.default_matmul_precision("highest"):
         for channels in CHANNELS:
             for dtype, tolerance in TOLERANCES.items():
