@@ -1,18 +1,21 @@
 """Benchmark of the modulated deformable convolution: `python -m kernels.bench [--shapes train] [--batch 9] [--json FILE]`.
 
-The layers of RRSR by name, forward, and forward with backward, for every implementation that runs here: `xla`, `triton` on a CUDA
-GPU, `direct` (what most would write first: all nine taps gathered at once, gradients by automatic differentiation), and
-torchvision's `deform_conv2d` where PyTorch is installed. They run in turns in one process: on a busy machine only their ratios
-mean much. `--floors` prints what the layers must cost at least (kernels/FLOORS.md) and measures nothing.
+It times the layers of RRSR, forward and forward with backward, for every implementation that runs here: `xla`; `triton` on a CUDA
+GPU; `direct`, the straightforward program, which gathers all nine taps at once and is differentiated automatically; and
+torchvision's `deform_conv2d` where PyTorch is installed. They run in turns in one process; on a busy machine only the ratios are
+reliable. `--floors` prints what the layers must cost at least (kernels/FLOORS.md) and measures nothing.
+
+`compiled` and `in_turns` time any other functions in the same way.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,15 +47,15 @@ PASSES = ("forward", "forward + backward")
 
 
 class Floor(NamedTuple):
-    """What a pass costs at least, and what the plain path moves."""
+    """What a pass must cost, and what the plain path moves."""
 
-    bytes: int  # a kernel's: everything read once, everything written once
+    bytes: int  # of a kernel that reads and writes every array once
     operations: int  # multiplications and additions, of the products and of the interpolation
-    plain_bytes: int  # of `xla`: corners, columns and sums of each tap through memory
+    plain_bytes: int  # of `xla`, with the corners, columns and sums of each tap going through memory
 
 
 def floor(shape: Shape, passes: str, width: int) -> Floor:
-    """Of one layer; features, weights and output of `width` bytes a number, offsets and masks of four."""
+    """The floor of one layer; features, weights and output have `width` bytes per number, offsets and masks four."""
     n, size, c, _ = shape
     pixels = n * size * size
     features, geometry, weight = pixels * c, pixels * GROUPS * TAPS * 3, TAPS * c * c
@@ -63,8 +66,8 @@ def floor(shape: Shape, passes: str, width: int) -> Floor:
     forward = Floor(read + width * features, products + interpolation, TAPS * tap + 4 * geometry)
     if passes == "forward":
         return forward
-    # Reads all that and the output's gradient, writes the gradient of each; the plain path also reads and writes the features'
-    # gradient at each corner, and the column's gradient once.
+    # The backward pass reads the same arrays and the gradient of the output, and writes the gradient of each. The plain path also
+    # reads and writes the gradient of the features at each corner, and the gradient of the column once.
     again = 2 * read + width * features
     plain = TAPS * (tap + 4 * features * (4 * 2 + 2)) + 8 * geometry
     return Floor(
@@ -75,7 +78,7 @@ def floor(shape: Shape, passes: str, width: int) -> Floor:
 
 
 def floors_table(width: int, bandwidth: float, rate: float) -> str:
-    """Markdown: the floors of all shapes; `bandwidth` in bytes and `rate` in operations a second."""
+    """The floors of all shapes as a Markdown table; `bandwidth` in bytes and `rate` in operations per second."""
     lines = [
         "| layers | pass | kernel | plain path | operations | time of the bytes | of the operations |",
         "|---|---|---|---|---|---|---|",
@@ -91,27 +94,28 @@ def floors_table(width: int, bandwidth: float, rate: float) -> str:
 
 
 def direct(x, offset, mask, weight, bias):
-    """The definition, vectorised over everything."""
+    """The definition, vectorised over pixels, groups and taps."""
     n, h, w, c = x.shape
     groups = offset.shape[3]
     taps = jnp.arange(TAPS)
-    y = offset[..., 0] + (jnp.arange(h) - 1)[:, None, None, None] + taps // 3
-    z = offset[..., 1] + (jnp.arange(w) - 1)[None, :, None, None] + taps % 3
+    rows, cols = (jnp.arange(h) - 1)[:, None] + taps // 3, (jnp.arange(w) - 1)[:, None] + taps % 3
+    y, z = offset[..., 0] + rows[None, :, None, None], offset[..., 1] + cols[None, None, :, None]
     y0, z0 = jnp.floor(y), jnp.floor(z)
     pixels = x.reshape(n, h * w, groups, c // groups)
     image, group = jnp.arange(n)[:, None, None, None, None], jnp.arange(groups)[:, None]
-    columns = 0.0
+    columns = jnp.zeros((*offset.shape[:5], c // groups))
     for dy, dz in ((0, 0), (0, 1), (1, 0), (1, 1)):
         yi, zi = (y0 + dy).astype(jnp.int32), (z0 + dz).astype(jnp.int32)
         inside = (yi >= 0) & (yi < h) & (zi >= 0) & (zi < w)
         share = (1 - jnp.abs(y - yi)) * (1 - jnp.abs(z - zi)) * inside * mask
         value = pixels[image, jnp.clip(yi, 0, h - 1) * w + jnp.clip(zi, 0, w - 1), group]
         columns += value * share[..., None]
-    return jnp.einsum("nhwgtc,tgco->nhwo", columns, weight.reshape(TAPS, groups, c // groups, -1)) + bias
+    out = jnp.einsum("nhwgtc,tgco->nhwo", columns, weight.reshape(TAPS, groups, c // groups, -1))
+    return out + bias.reshape(1, 1, 1, -1)
 
 
 def inputs(shape: Shape, dtype: str = "float32") -> list[jax.Array]:
-    """Random features; offsets as matching gives them: smooth, with jumps."""
+    """Random features, and offsets as matching gives them: piecewise smooth, with jumps."""
     n, size, c, _ = shape
     rng = np.random.default_rng(0)
     cell = -(-size // 8)
@@ -133,26 +137,37 @@ class Timed(NamedTuple):
     run: Callable[[], None]  # returns when the work is done
     compile_seconds: float = 0.0
     temporary_bytes: int | None = None
+    operations: float | None = None  # as XLA counts them: two for a multiplication with addition, one round of a loop
 
 
-def jax_timed(f: Callable, passes: str, arguments: list) -> Timed:
-    """Compiles `f`, or `f` and all its gradients."""
+def compiled(f: Callable, *arguments: Any) -> Timed:
+    """Compiles any function of JAX arrays for these arguments, ready to be timed on them."""
+    start = time.perf_counter()
+    program = jax.jit(f).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    memory, cost = program.memory_analysis(), program.cost_analysis()
+    return Timed(
+        lambda: jax.block_until_ready(program(*arguments)),
+        seconds,
+        None if memory is None else memory.temp_size_in_bytes,
+        (cost or {}).get("flops"),
+    )
+
+
+def with_gradients(f: Callable) -> Callable:
+    """`f` together with its gradients by all arguments; the result itself is the cotangent."""
 
     def both(*arguments):
         y, vjp = jax.vjp(f, *arguments)
         return y, vjp(y)
 
-    start = time.perf_counter()
-    compiled = jax.jit(f if passes == "forward" else both).lower(*arguments).compile()
-    seconds = time.perf_counter() - start
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    return Timed(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary)
+    return both
 
 
 def torchvision_timed(passes: str, arguments: list) -> Timed:
     """torchvision's operator on the same numbers, on the GPU if there is one."""
-    import torch
-    from torchvision.ops import deform_conv2d
+    import torch  # pyright: ignore[reportMissingImports]
+    from torchvision.ops import deform_conv2d  # pyright: ignore[reportMissingImports]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, str(arguments[0].dtype))
@@ -182,13 +197,12 @@ def prepare(name: str, passes: str, arguments: list) -> Timed:
     """An implementation by name."""
     if name == "torchvision":
         return torchvision_timed(passes, arguments)
-    if name == "direct":
-        return jax_timed(direct, passes, arguments)
-    return jax_timed(lambda *a: modulated_deform_conv(*a, implementation=name), passes, arguments)
+    f = direct if name == "direct" else functools.partial(modulated_deform_conv, implementation=name)
+    return compiled(f if passes == "forward" else with_gradients(f), *arguments)
 
 
 def available(dtype: str = "float32") -> list[str]:
-    """The implementations that run here, the default one first; torchvision has no bfloat16."""
+    """The implementations that run here, the default first; torchvision's has no bfloat16."""
     names = [deform_conv.default_implementation(), "xla", "direct"]
     if dtype == "float32" and all(importlib.util.find_spec(package) for package in ("torch", "torchvision")):
         names.append("torchvision")
@@ -196,7 +210,7 @@ def available(dtype: str = "float32") -> list[str]:
 
 
 def in_turns(functions: dict[str, Timed], repeats: int) -> dict[str, float]:
-    """Best time of each in seconds; the first round warms up."""
+    """Best time of each function in seconds, after one round to warm up."""
     times = {name: [] for name in functions}
     for _ in range(repeats + 1):
         for name, timed in functions.items():
@@ -207,7 +221,7 @@ def in_turns(functions: dict[str, Timed], repeats: int) -> dict[str, float]:
 
 
 def machine(dtype: str) -> tuple[float, float]:
-    """Bytes a second of a copy and operations a second of a matrix product, as measured: what a floor is a floor of."""
+    """Measured bytes per second of a copy and operations per second of a matrix product: the rates behind a floor in seconds."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((side, side), dtype)
     many = jnp.ones(2**25 if jax.default_backend() == "cpu" else 2**28, jnp.float32)
@@ -248,7 +262,7 @@ def measure(name: str, passes: str, options: argparse.Namespace, limits: tuple[f
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shapes", default="", help="only names that begin so, e.g. train or inference_4x")
     parser.add_argument("--batch", type=int, default=0, help="instead of each shape's own")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

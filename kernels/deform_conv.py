@@ -6,15 +6,23 @@ import logging
 import jax
 import jax.numpy as jnp
 
-from kernels import deform_conv_xla
+from kernels import deform_conv_xla, selfcheck
+
+_LOG = logging.getLogger(__name__)
+_CHOICE = "deformable convolution: %s (%s)"
 
 
 def _on_cuda() -> bool:
     return jax.default_backend() == "gpu" and "rocm" not in jax.devices()[0].client.platform_version.lower()
 
 
+def _device() -> selfcheck.Device | None:
+    """The GPU that the kernels would run on; None where a program is only lowered for one."""
+    return jax.local_devices()[0] if jax.default_backend() == "gpu" else None
+
+
 def _triton(*arrays, interpret=False, **options):
-    """The Pallas kernels, imported only when asked for."""
+    """The Pallas kernels, imported at their first use."""
     if not interpret and not _on_cuda():
         raise ValueError(
             f"implementation 'triton' needs a CUDA GPU, JAX runs on {jax.default_backend()}; leave it None, or 'xla'"
@@ -25,28 +33,52 @@ def _triton(*arrays, interpret=False, **options):
 
 
 # Name -> fn(x, offset, mask, weight, *, stride, padding, dilation) -> (N, Ho, Wo, Co) float32, without the bias.
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS: dict[str, selfcheck.Implementation] = {
     "xla": deform_conv_xla.sample_and_multiply,
     "triton": _triton,
-    "triton_interpreted": functools.partial(_triton, interpret=True),  # anywhere, for tests
+    "triton_interpreted": functools.partial(_triton, interpret=True),  # on any device, for tests
 }
 
 
 @functools.cache
 def default_implementation() -> str:
-    """What `implementation=None` stands for: the kernels on a CUDA GPU, plain JAX elsewhere. Logged once.
+    """What `implementation=None` stands for: the kernels on a CUDA GPU on which they are right, plain JAX elsewhere.
 
-    By JAX's default backend: to run on the CPU of a machine with a GPU, name `xla`.
+    Logged once, with the reason. The first call on a GPU checks the kernels, see `selfcheck.fault`. JAX's default backend is what
+    counts: to run on the CPU of a machine with a GPU, name `xla`.
     """
     name, reason = "xla", f"JAX runs on {jax.default_backend()}"
     if _on_cuda():
         try:
-            from kernels import deform_conv_triton  # noqa: F401
+            from kernels import deform_conv_triton
         except ImportError as error:  # of a jax that has lost Pallas' Triton back end
             reason = f"the kernels cannot be imported: {error}"
         else:
-            name, reason = "triton", "CUDA GPU"
-    logging.getLogger(__name__).info("deformable convolution: %s (%s)", name, reason)
+            device, fault = _device(), ""
+            if device is not None:
+                _LOG.info("deformable convolution: checking the kernels on %s, once", device.device_kind)
+                sources = (deform_conv_triton.__file__, deform_conv_xla.__file__)
+                fault = selfcheck.fault(IMPLEMENTATIONS["triton"], IMPLEMENTATIONS["xla"], device, sources)
+            name, reason = ("xla", f"the kernels fail on this GPU: {fault}") if fault else ("triton", "CUDA GPU")
+    _LOG.log(logging.WARNING if _on_cuda() and name == "xla" else logging.INFO, _CHOICE, name, reason)
+    return name
+
+
+@functools.cache
+def _log_too_large(elements: int) -> None:
+    _LOG.warning(_CHOICE, "xla", f"one image takes {elements:,} elements, the kernels address fewer than 2^31")
+
+
+def _default_for(x: jax.Array, offset: jax.Array, weight: jax.Array) -> str:
+    """The default, or plain JAX for images that the kernels cannot address."""
+    name = default_implementation()
+    if name == "triton":
+        from kernels import deform_conv_triton
+
+        elements = deform_conv_triton.elements(x.shape, offset.shape, weight.shape)
+        if elements > deform_conv_triton.MOST_ELEMENTS:
+            _log_too_large(elements)
+            return "xla"
     return name
 
 
@@ -62,7 +94,7 @@ def modulated_deform_conv(
     dilation: int = 1,
     implementation: str | None = None,
 ) -> jax.Array:
-    """A 3x3 convolution whose taps are displaced by `offset` and scaled by `mask`, both of them per deform group.
+    """A 3x3 convolution whose taps are displaced by `offset` and scaled by `mask`, both per deform group.
 
     Equivalent to this definition, for output pixel (i, j), deform group g and tap t:
 
@@ -75,19 +107,20 @@ def modulated_deform_conv(
 
     Args:
       x: (N, H, W, C) features; C is a multiple of G.
-      offset: (N, Ho, Wo, G, 9, 2), (dy, dx) in pixels of `x`. For an ordinary convolution Ho and Wo follow from H and W; any
-        other grid is as good, which is how features of a reference of another size are aligned to the input.
+      offset: (N, Ho, Wo, G, 9, 2), (dy, dx) in pixels of `x`. In an ordinary convolution Ho and Wo follow from H and W. Here they
+        are free, so that features of a reference of any size can be aligned to the input.
       mask: (N, Ho, Wo, G, 9) factors.
       weight: (3, 3, C, Co).
       bias: (Co,).
       stride, padding, dilation: as in a convolution, the same for both axes.
-      implementation: one of `IMPLEMENTATIONS`, or None for `default_implementation()`.
+      implementation: one of `IMPLEMENTATIONS`; None for `default_implementation()`, or plain JAX where an image is too large for
+        the kernels' 32-bit indices.
 
     Returns:
       (N, Ho, Wo, Co) in the dtype of `x`; sums are float32.
 
     Raises:
-      ValueError: shapes that do not fit, an unknown implementation, or one that this device cannot run.
+      ValueError: shapes that do not fit, an unknown implementation, or one that cannot run on this device or this size.
     """
     x, offset, mask, weight, bias = (jnp.asarray(a) for a in (x, offset, mask, weight, bias))
     n, _, _, c = _rank("x", x, 4)
@@ -104,11 +137,11 @@ def modulated_deform_conv(
             raise ValueError(f"{name}: shape {expected[name]} expected for x of shape {x.shape}, got {array.shape}")
     if c % groups:
         raise ValueError(f"x has {c} channels, which {groups} deform groups do not divide")
-    name = implementation or default_implementation()
+    name = implementation or _default_for(x, offset, weight)
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation {name!r} is unknown; there are: {', '.join(IMPLEMENTATIONS)}")
     out = IMPLEMENTATIONS[name](x, offset, mask, weight, stride=stride, padding=padding, dilation=dilation)
-    return (out + bias.astype(jnp.float32)).astype(x.dtype)
+    return (out + bias.astype(jnp.float32).reshape(1, 1, 1, -1)).astype(x.dtype)
 
 
 def _rank(name: str, array: jax.Array, rank: int) -> tuple[int, ...]:

@@ -1,12 +1,12 @@
 """Modulated deformable convolution as fused Pallas kernels (Triton back end, CUDA GPUs).
 
-Sampling, modulation and the product with the weights in one go: columns never reach memory. A program works on a block of output
-pixels and a block of deform groups; it finds positions once per pixel, group and tap, fetches the four corners of all channels
-of the group, and multiplies the interpolated block with the weights of the tap. Three kernels: the output; the gradients
-of features (atomic additions), offsets and mask; the gradient of the weights (partial sums over slices of the pixels).
-Corners and sums are float32; the factors of a product have the dtype of `x`.
+Sampling, modulation and the product with the weights are one kernel, so that the sampled columns never reach memory. A program
+works on a block of output pixels and a block of deform groups. It computes positions once per pixel, group and tap, fetches the
+four corners for all channels of the group, and multiplies the interpolated block by the weights of the tap. There are three
+kernels: the output; the gradients of features (atomic additions), offsets and mask; the gradient of the weights (partial sums
+over slices of the pixels). Corners and sums are float32. The factors of a product have the dtype of `x`.
 
-The only file that imports Pallas. Its Triton back end is deprecated since jax 0.11: nothing else may come to need this file.
+This is the only file that imports Pallas. Its Triton back end is deprecated since jax 0.11, so nothing else may depend on it.
 """
 
 import functools
@@ -20,11 +20,12 @@ from jax.experimental.pallas import triton as plt
 
 TAPS = 9
 SMALLEST_DOT = 16
-# By compiling ahead of time for an H200, for the layers of RRSR: these spill no registers, but for 216 bytes of the forward
-# kernel at 64 channels; 4 warps or 64 pixels do. Not measured on a device yet.
+# Chosen by compiling the layers of RRSR ahead of time for an H200. These spill no registers, except 216 bytes in the forward
+# kernel at 64 channels; 4 warps or 64 pixels spill more. Not measured on a device yet.
 PIXEL_BLOCK = 32
 WARPS = 8
-STAGES = 1  # deeper pipelines run out of shared memory
+PIPELINE_DEPTH = 1  # Triton's `num_stages`; more runs out of shared memory
+MOST_ELEMENTS = 2**31 - 1  # of an array that a kernel addresses: indices are int32
 
 
 class _Plan(NamedTuple):
@@ -38,10 +39,10 @@ class _Plan(NamedTuple):
     groups: int
     channels: int  # of a group
     out_channels: int
-    stride: int
-    padding: int
-    dilation: int
-    interpret: bool
+    stride: int = 1
+    padding: int = 1
+    dilation: int = 1
+    interpret: bool = False
 
     @property
     def pixels(self) -> int:
@@ -52,7 +53,7 @@ class _Plan(NamedTuple):
         return pl.next_power_of_2(self.channels)
 
     @property
-    def group_block(self) -> int:  # so many that a block has 64 channels, and a dot product its 16
+    def group_block(self) -> int:  # makes 64 channels a block, and at least the 16 that a dot product needs
         most = max(64 // self.channel_block, SMALLEST_DOT // self.channel_block, 1)
         return min(most, max(pl.next_power_of_2(self.groups), SMALLEST_DOT // self.channel_block))
 
@@ -66,22 +67,77 @@ class _Plan(NamedTuple):
 
     @property
     def padded(self) -> tuple[int, int, int]:
-        """Pixels, groups and output channels of whole blocks: what the kernels write, so that no store needs a mask."""
-        blocks = (PIXEL_BLOCK, self.group_block, self.out_block)
-        return tuple(
-            pl.cdiv(n, b) * b for n, b in zip((self.pixels, self.groups, self.out_channels), blocks, strict=True)
+        """Pixels, groups and output channels, rounded up to whole blocks. Kernels write all of them, so stores need no mask."""
+        return (
+            pl.cdiv(self.pixels, PIXEL_BLOCK) * PIXEL_BLOCK,
+            pl.cdiv(self.groups, self.group_block) * self.group_block,
+            pl.cdiv(self.out_channels, self.out_block) * self.out_block,
         )
 
     @property
+    def elements(self) -> int:
+        """Of the largest array that a kernel addresses."""
+        pixels, groups, outs = self.padded
+        features = self.n * self.height * self.width * self.groups * self.channels
+        partial = self.slices * TAPS * groups * self.channel_block * outs
+        return max(features, pixels * groups * TAPS * 2, pixels * outs, partial)
+
+    @property
     def slices(self) -> int:
-        """Of the pixels, for the gradient of the weights."""
+        """Number of slices of the pixels, for the gradient of the weights."""
         return min(64, pl.cdiv(self.pixels, PIXEL_BLOCK))
 
 
-def sample_and_multiply(x, offset, mask, weight, *, stride, padding, dilation, interpret=False):
-    """`modulated_deform_conv` without the bias, in float32; see there for shapes. `interpret` runs on any device, slowly."""
-    sizes = (*x.shape[:3], *offset.shape[1:4], x.shape[-1] // offset.shape[3], weight.shape[-1])
-    return _sample_and_multiply(_Plan(*sizes, stride, padding, dilation, interpret), x, offset, mask, weight)
+def sample_and_multiply(
+    x: jax.Array,
+    offset: jax.Array,
+    mask: jax.Array,
+    weight: jax.Array,
+    *,
+    stride: int,
+    padding: int,
+    dilation: int,
+    interpret: bool = False,
+) -> jax.Array:
+    """`modulated_deform_conv` without the bias, in float32; see there for shapes. `interpret` runs on any device, slowly.
+
+    A batch that int32 indices cannot address is split.
+
+    Raises:
+      ValueError: one image alone is too large for them.
+    """
+    plan = _plan(x.shape, offset.shape, weight.shape)
+    plan = plan._replace(stride=stride, padding=padding, dilation=dilation, interpret=interpret)
+    images = _images_at_once(plan)
+    if images == plan.n:
+        return _sample_and_multiply(plan, x, offset, mask, weight)
+    if not images:
+        raise ValueError(
+            f"implementation 'triton': at most {MOST_ELEMENTS:,} elements can be addressed, one image takes "
+            f"{plan._replace(n=1).elements:,}; leave the implementation None, or name 'xla'"
+        )
+    parts = [slice(start, min(start + images, plan.n)) for start in range(0, plan.n, images)]
+    return jnp.concatenate(
+        [
+            _sample_and_multiply(plan._replace(n=part.stop - part.start), x[part], offset[part], mask[part], weight)
+            for part in parts
+        ]
+    )
+
+
+def elements(x: tuple[int, ...], offset: tuple[int, ...], weight: tuple[int, ...]) -> int:
+    """Size of the largest array that a kernel addresses for one image, from the shapes of the arguments."""
+    return _plan(x, offset, weight)._replace(n=1).elements
+
+
+def _plan(x: tuple[int, ...], offset: tuple[int, ...], weight: tuple[int, ...]) -> _Plan:
+    (n, height, width, channels), (_, out_height, out_width, groups, _, _) = x, offset
+    return _Plan(n, height, width, out_height, out_width, groups, channels // groups, weight[-1])
+
+
+def _images_at_once(plan: _Plan) -> int:
+    """The largest part of the batch that can be addressed."""
+    return next((n for n in range(plan.n, 0, -1) if plan._replace(n=n).elements <= MOST_ELEMENTS), 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -142,7 +198,7 @@ def _call(kernel, plan, grid, out_shapes, arrays, **options):
         grid=grid,
         out_shape=[jax.ShapeDtypeStruct((math.prod(shape),), jnp.float32) for shape in out_shapes],
         interpret=plan.interpret,
-        compiler_params=plt.CompilerParams(num_warps=WARPS, num_stages=STAGES),
+        compiler_params=plt.CompilerParams(num_warps=WARPS, num_stages=PIPELINE_DEPTH),
         name="deform_conv" + kernel.__name__,
         **options,
     )(*(array.ravel() for array in arrays))
@@ -161,7 +217,7 @@ class _Block(NamedTuple):
 
 
 def _divmod(a, b: int):
-    """Of numbers that are not negative; Python's operators ask for signs, which the back end cannot compile."""
+    """Quotient and remainder for a >= 0. Python's operators also handle signs, which the back end cannot compile."""
     b = jnp.int32(b)
     return jax.lax.div(a, b), jax.lax.rem(a, b)
 
@@ -204,7 +260,7 @@ def _interpolate(block, corners):
 
 
 def _weights(plan, group, tap, out, weight_ref):
-    """Weights of the groups' channels for a block of output channels, (groups * channels, outputs)."""
+    """Weights from the channels of the groups to a block of output channels, (groups * channels, outputs)."""
     channel = jnp.arange(plan.channel_block)[None, :, None]
     g, o = group[:, None, None], out[None, None, :]
     valid = (g < plan.groups) & (channel < plan.channels) & (o < plan.out_channels)
@@ -275,7 +331,7 @@ def _data_kernel(plan, x_ref, offset_ref, mask_ref, weight_ref, d_out_ref, _, d_
 
 
 def _accumulate(plan, ref, index, value, there):
-    if plan.interpret:  # atomics lose duplicates there, and know no mask
+    if plan.interpret:  # where atomics lose duplicates and have no mask
         ref[...] = ref[...].at[index].add(jnp.where(there, value, 0.0))
     else:
         plt.atomic_add(ref, index, value, mask=there)

@@ -1,9 +1,9 @@
-"""Modulated deformable convolution in plain JAX: what CPUs and TPUs run.
+"""Modulated deformable convolution in plain JAX, for CPUs, TPUs, and GPUs on which the kernels do not run.
 
-One tap at a time, in a `scan`, forward and backward: the sampled columns of a tap (as large as the features) live only until
-they are multiplied with the tap's weights, so the nine columns never exist together, and the backward pass samples again
-instead of storing. Corners are fetched as rows of a matrix with C / G entries, one row per pixel and group; a border of one
-zero pixel stands for everything outside the image.
+A `scan` works on one tap at a time, forward and backward. The sampled columns of a tap (as large as the features) live only until
+they are multiplied by the tap's weights, so the nine columns never exist together. The backward pass samples again instead of
+storing them. Corners are fetched as rows of a matrix with C / G columns, one row per pixel and group. A border of one zero pixel
+stands for everything outside the image.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 
 class _Grid(NamedTuple):
-    """The static part of the operation."""
+    """Static sizes of the operation."""
 
     n: int
     height: int  # of the features
@@ -28,7 +28,7 @@ class _Grid(NamedTuple):
 
     @property
     def corners(self) -> tuple[int, int, int, int]:
-        """Row distances from the top-left corner to all four, in the order of `_weights`."""
+        """Distances in rows from the top left corner to all four, in the order of `_weights`."""
         down = (self.width + 2) * self.groups
         return (0, self.groups, down, down + self.groups)
 
@@ -36,16 +36,19 @@ class _Grid(NamedTuple):
 class _Tap(NamedTuple):
     """Where one tap samples; every array has one row per output pixel and group, (N * Ho * Wo * G, 1)."""
 
-    row: jax.Array  # (rows,) of the top-left corner
+    row: jax.Array  # of the top left corner, (N * Ho * Wo * G,)
     fy: jax.Array  # fractions in [0, 1)
     fx: jax.Array
     inside: jax.Array  # 1 if any corner can touch the image, else 0
     mask: jax.Array
 
 
-def sample_and_multiply(x, offset, mask, weight, *, stride, padding, dilation):
+def sample_and_multiply(
+    x: jax.Array, offset: jax.Array, mask: jax.Array, weight: jax.Array, *, stride: int, padding: int, dilation: int
+) -> jax.Array:
     """`modulated_deform_conv` without the bias, in float32; see there for shapes."""
-    grid = _Grid(x.shape[0], *x.shape[1:3], *offset.shape[1:4], stride, padding, dilation)
+    (n, height, width, _), (_, out_height, out_width, groups, _, _) = x.shape, offset.shape
+    grid = _Grid(n, height, width, out_height, out_width, groups, stride, padding, dilation)
     return _sample_and_multiply(grid, x, offset, mask, weight)
 
 
@@ -74,15 +77,15 @@ def _backward(grid, residuals, d_out):
     channels = rows.shape[1]
     taps = weight.reshape(9, *weight.shape[2:]).astype(jnp.float32)
     d_out = d_out.reshape(-1, d_out.shape[-1])
-    # A sum over the few channels of a group is far quicker as a matrix product than as a reduction over the minor axis.
+    # A sum over the few channels of a group is much faster as a matrix product than as a reduction over the minor axis.
     group_sum = jnp.repeat(jnp.eye(grid.groups, dtype=jnp.float32), channels, axis=0)
 
     def sum_channels(a):
         return a.reshape(-1, channels * grid.groups) @ group_sum
 
     def step(carry, k):
-        # The tap's geometry comes through the carry, computed one step ahead: XLA would otherwise fuse it into each gather
-        # and work it out again for every channel.
+        # The carry brings the geometry of the tap, computed one step ahead. Otherwise XLA fuses it into each gather and computes
+        # it again for every channel.
         d_rows, tap = carry
         corners = _fetch(grid, rows, tap)
         a, b, c, d = corners
@@ -123,22 +126,20 @@ def _from_rows(grid, rows):
 
 
 def _tap(grid, offset, mask, k) -> _Tap:
-    """Positions of tap `k` in the zero-bordered image; samples that cannot touch it are switched off."""
+    """Positions of tap `k` in the image with its border; `inside` is 0 for samples that cannot touch the image."""
     shift = jax.lax.dynamic_index_in_dim(offset, k, 4, keepdims=False).astype(jnp.float32)
-    y = (
-        shift[..., 0]
-        + (jnp.arange(grid.out_height) * grid.stride - grid.padding + k // 3 * grid.dilation)[:, None, None]
-    )
-    x = shift[..., 1] + (jnp.arange(grid.out_width) * grid.stride - grid.padding + k % 3 * grid.dilation)[None, :, None]
+    rows = jnp.arange(grid.out_height) * grid.stride - grid.padding + k // 3 * grid.dilation
+    columns = jnp.arange(grid.out_width) * grid.stride - grid.padding + k % 3 * grid.dilation
+    y, x = shift[..., 0] + rows[None, :, None, None], shift[..., 1] + columns[None, None, :, None]
     inside = (y > -1) & (y < grid.height) & (x > -1) & (x < grid.width)  # False for NaN
     y, x = jnp.where(inside, y, 0), jnp.where(inside, x, 0)
     top, left = jnp.floor(y), jnp.floor(x)
     image = jnp.arange(grid.n)[:, None, None, None]
     pixel = (image * (grid.height + 2) + top.astype(jnp.int32) + 1) * (grid.width + 2) + left.astype(jnp.int32) + 1
-    row = pixel * grid.groups + jnp.arange(grid.groups)
+    row = pixel * grid.groups + jnp.arange(grid.groups)[None, None, None]
     tap_mask = jax.lax.dynamic_index_in_dim(mask, k, 4, keepdims=False)
-    columns = (y - top, x - left, inside, tap_mask)
-    return _Tap(row.reshape(-1), *(a.astype(jnp.float32).reshape(-1, 1) for a in columns))
+    fy, fx, inside, tap_mask = (a.astype(jnp.float32).reshape(-1, 1) for a in (y - top, x - left, inside, tap_mask))
+    return _Tap(row.reshape(-1), fy, fx, inside, tap_mask)
 
 
 def _fetch(grid, rows, tap):

@@ -1,7 +1,6 @@
 """Evaluation: one code path, for training runs and for `--mode=eval`. See `protocols` for sets and columns."""
 
 import csv
-import inspect
 import io
 import json
 import pathlib
@@ -22,6 +21,7 @@ from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality, to_uint8
 from rrsr_jax.evaluation.protocols import TestSet, bucket_inputs, bucket_plan, crop_to_multiple, paper_inputs
+from rrsr_jax.models.contract import read_contract
 from rrsr_jax.workdir.files import write_atomically
 
 # Makes `sr` of parameters, `lr`, `ref`, both (., ., 3) uint8, and height and width of the part of `lr` that is no padding.
@@ -53,23 +53,19 @@ class Evaluation(NamedTuple):
 def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]:
     """The model as a function of parameters and an `Upscaler`'s arguments; compiled once per pair of sizes.
 
-    Padding of `lr` that is further away than the model's `reach`, if it has one, cannot change what is not padding, and is
-    left out: in the published five-reference protocol about 60 % of the work on the input. A model that `pads_itself`, as its
-    authors do, gets none, and is compiled for every size.
+    Padding of `lr` further away than the model's `reach` cannot change what is not padding, and is left out: in the published
+    five-reference protocol about 60 % of the work on the input. See `Contract` for what a model says about padding.
     """
-    # Models with a global statistic take the part that is no padding; others need not.
-    takes_valid = "valid" in inspect.signature(type(model).__call__).parameters
+    contract = read_contract(model)
 
     @jax.jit
     def apply(params, lr, ref, valid):
-        return model.apply({"params": params}, lr, ref, **({"valid": valid} if takes_valid else {}))
+        return model.apply({"params": params}, lr, ref, **({"valid": valid} if contract.takes_valid else {}))
 
     def run(params, lr, ref, valid):
-        if (reach := getattr(model, "reach", None)) is not None:
-            height, width = (-(-(size + reach) // STEP) * STEP for size in valid)
+        if contract.reach is not None:
+            height, width = (-(-(size + contract.reach) // STEP) * STEP for size in valid)
             lr = lr[:height, :width]
-        if getattr(model, "pads_itself", False):
-            lr = lr[: valid[0], : valid[1]]
         images = (image[None].astype(np.float32) / 255 for image in (lr, ref))
         return to_uint8(apply(params, *images, np.array([valid], np.int32))[0])
 
@@ -83,6 +79,7 @@ def evaluate(
     out: pathlib.Path,
     run: Mapping[str, Any],
     stop: Callable[[], bool] = bool,
+    padded: bool = True,
 ) -> Evaluation:
     """Evaluates one set; what is done already in `out` for the same `run` is not done again.
 
@@ -93,14 +90,15 @@ def evaluate(
       out: gets `images.csv` with one row per image and column, and the results as `COLUMN/NAME.png`.
       run: what the results depend on (a checkpoint's step, say).
       stop: asked before every image.
+      padded: whether the images are padded, as published or to few common sizes; False for a model that `pads_itself`.
 
     Raises:
       Stopped: `stop` said so; the same call goes on from there.
     """
     log(f"evaluating {test_set.name}: {len(test_set)} images, {', '.join(test_set.columns)}")
-    done = _Rows(out, dict(run) | {"border": border, "metrics": METRICS, **test_set.identity()})
+    done = _Rows(out, dict(run) | {"border": border, "metrics": METRICS, "padded": padded, **test_set.identity()})
     failed, shapes, names = {}, set(), []
-    plan = bucket_plan(test_set)
+    plan = bucket_plan(test_set) if padded else {}
     total = len(test_set) * len(test_set.columns)
     with done, tqdm.tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
         for index in range(len(test_set)):
@@ -124,8 +122,12 @@ def evaluate(
                         sr = upscale(downscale(hr))
                     else:
                         ref = test_set.reference(column, index, example)
-                        exact = test_set.exact(column)
-                        inputs = paper_inputs(hr, ref) if exact else bucket_inputs(hr, ref, plan[index, column])
+                        if not padded:
+                            inputs = downscale(hr), ref
+                        elif test_set.exact(column):
+                            inputs = paper_inputs(hr, ref)
+                        else:
+                            inputs = bucket_inputs(hr, ref, plan[index, column])
                         shapes.add(tuple(image.shape for image in inputs))
                         valid = tuple(n // SCALE_FACTOR for n in hr.shape[:2])
                         sr = upscaler(*inputs, valid)[: hr.shape[0], : hr.shape[1]]

@@ -17,6 +17,7 @@ from rrsr_jax.console import log
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import evaluate, report
 from rrsr_jax.evaluation.protocols import TestSet
+from rrsr_jax.models.contract import read_contract
 from rrsr_jax.workdir.checkpoints import SAME_RESULT
 from rrsr_jax.workdir.files import write_atomically
 
@@ -31,7 +32,7 @@ def super_resolution(
 
     It raises InputError where results cannot be written, and `evaluate.Stopped`.
     """
-    upscaler = evaluate.make_upscaler(model)
+    upscaler, padded = evaluate.make_upscaler(model), not read_contract(model).pads_itself
 
     def run(params, step, workdir, stop):
         upscale = upscaler if params is None else functools.partial(upscaler, params)
@@ -40,7 +41,7 @@ def super_resolution(
         for test_set in test_sets:
             out = workdir / "eval" / test_set.name.replace("/", "-")
             try:
-                evaluation = evaluate.evaluate(upscale, test_set, config.eval.border, out, identity, stop)
+                evaluation = evaluate.evaluate(upscale, test_set, config.eval.border, out, identity, stop, padded)
                 report.write_page(out / "index.html", test_set, evaluation, config.eval.shown)
                 report.write_sheets(out, test_set, evaluation, config.eval.sheets)
             except OSError as error:

@@ -1,7 +1,6 @@
-"""The networks, one file per part of the paper's Fig. 2, and the models that a config can name.
+"""The networks: one file for each part of the paper's Fig. 2 and for each other model, and the models that a config can name.
 
-A reference-based super-resolution model is a Flax module with `model.apply(variables, lr, ref) -> sr`; training and
-evaluation ask for nothing else. Single-image models take part under the same call and ignore the reference.
+`contract` says what the rest of the project asks of a model. Single-image models have the same call and ignore the reference.
 """
 
 import dataclasses
@@ -31,7 +30,11 @@ MODELS = {
 
 
 def build(config: ConfigDict, models: Mapping[str, type[nn.Module]] = MODELS) -> nn.Module:
-    """The one of `models` that is called `config.name`, with the other fields of `config` as its attributes."""
+    """The model that `config.name` names, with the other fields of `config` as its attributes.
+
+    Raises:
+      InputError: `models` has no such name, or the model no such attribute.
+    """
     fields = config.to_dict()
     name = fields.pop("name")
     if name not in models:

@@ -1,13 +1,69 @@
-"""What training and evaluation ask of a model."""
+"""The contract between a model and the rest of the project.
 
+A model is a Flax module that is called as `sr = model.apply({"params": params}, lr, ref)`:
+
+    lr   (N, h, w, 3) float in [0, 1], the low-resolution images
+    ref  (N, H, W, 3) float in [0, 1], one reference for each, of any size
+    sr   (N, 4h, 4w, 3) float; values outside [0, 1] are allowed and clipped where images are saved
+
+Training asks for nothing else. Evaluation pads images to few common sizes, and a model can say how it handles padding:
+`Contract` has the three ways, `read_contract` finds them in a module and checks the call.
+"""
+
+import dataclasses
+import inspect
+
+import flax.linen as nn
 import jax
+
+from rrsr_jax.errors import InputError
 
 SCALES = (1, 2, 4)
 
 
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """How a model handles padding. The defaults are those of a module that has nothing but the call.
+
+    Attributes:
+      takes_valid: the call has a third argument, `valid=None`: (N, 2) int32, height and width of the part of each `lr` that is
+        not padding, in pixels of `lr`. A model that takes statistics over the image needs it.
+      reach: attribute `reach` of the module. No pixel of `lr` changes the result further away than this many pixels of `lr`,
+        apart from statistics over the image. Evaluation leaves out padding beyond it. None if there is no such limit.
+      pads_itself: attribute `pads_itself` of the module. The model pads images of any size as its authors do. Evaluation gives it
+        both images without any padding, and compiles it for every pair of sizes.
+    """
+
+    takes_valid: bool = False
+    reach: int | None = None
+    pads_itself: bool = False
+
+
+def read_contract(model: nn.Module) -> Contract:
+    """What `model` says about padding.
+
+    Raises:
+      InputError: the module cannot be called with `(lr, ref)`, or `reach` or `pads_itself` has a wrong type.
+    """
+    name, signature = type(model).__name__, inspect.signature(type(model).__call__)
+    try:
+        signature.bind(model, "lr", "ref")
+    except TypeError as error:
+        raise InputError(
+            f"model {name}: a call (lr, ref) or (lr, ref, valid=None) expected, got {signature}: {error}; "
+            "see rrsr_jax/models/contract.py"
+        ) from error
+    reach, pads_itself = getattr(model, "reach", None), getattr(model, "pads_itself", False)
+    if reach is not None and (not isinstance(reach, int) or reach < 0):
+        raise InputError(f"model {name}: reach: a number of pixels, or None for no limit, expected, got {reach!r}")
+    if not isinstance(pads_itself, bool):
+        raise InputError(f"model {name}: pads_itself: True or False expected, got {pads_itself!r}")
+    return Contract("valid" in signature.parameters, reach, pads_itself)
+
+
 def check_images(**images: jax.Array) -> None:
     """Raises ValueError unless every image is a (N, H, W, 3) float batch, all with one N."""
-    sizes = set()
+    sizes = {}
     for name, image in images.items():
         if image.ndim != 4 or image.shape[-1] != 3:
             raise ValueError(f"{name}: a batch of RGB images (N, H, W, 3) expected, got shape {image.shape}")
@@ -15,6 +71,6 @@ def check_images(**images: jax.Array) -> None:
             raise ValueError(
                 f"{name}: floating point in [0, 1] expected, got {image.dtype}; divide 8-bit images by 255"
             )
-        sizes.add(image.shape[0])
-    if len(sizes) > 1:
-        raise ValueError(f"batches of one size expected, got { ({k: v.shape[0] for k, v in images.items()}) }")
+        sizes[name] = image.shape[0]
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"batches of one size expected, got {sizes}")

@@ -1,6 +1,6 @@
-"""What is compared to find correspondences: the contrastive network (CCN), and the upsampled image it sees.
+"""The contrastive correspondence network (CCN), whose descriptors are compared to find matches.
 
-Pretrained, and without a gradient in the paper.
+In the paper it is pretrained and frozen.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class CorrespondenceNet(nn.Module):
     """Two VGG branches up to conv3_1, without the activation after it (C2-Matching, Jiang et al. 2021).
 
     Attributes:
-      channels: widths of the three stages; the last is the size of a descriptor.
+      channels: widths of the three levels; the last is the size of a descriptor.
     """
 
     channels: tuple[int, ...] = (64, 128, 256)
@@ -31,12 +31,12 @@ class CorrespondenceNet(nn.Module):
 def untrained(params: Mapping) -> dict:
     """Random parameters of `CorrespondenceNet` that match usefully without training.
 
-    Both branches get the same filters, or their descriptors would have nothing in common. All but the last layer only blur
-    (a binomial window, random over channels) with a bias that keeps the activation mostly linear, so that a sharp reference
-    looks like the blurred input; the last layer's filters have zero mean over their window, so that descriptors tell
-    structure rather than brightness. On crops of four photographs, shifted, warped and relit as in `images.random_view`,
-    61 % of the matches are then right to 0.75 pixels at 1x (widths 16, 32, 64; mean of five seeds); with filters as they
-    come, 26 %.
+    Both branches get the same filters, because descriptors of different filters cannot be compared. All layers except the last
+    only blur (a binomial window, random over channels), with a bias that keeps the activation mostly linear, so that a sharp
+    reference looks like the blurred input. The filters of the last layer have zero mean over their window, so that descriptors
+    depend on structure and not on brightness. On crops of four photographs, shifted, warped and relit as in
+    `images.random_view`, 61 % of the matches are then right to 0.75 pixels at 1x (widths 16, 32, 64; mean of five seeds), and
+    26 % with the filters unchanged.
     """
     window = jnp.outer(jnp.array([1.0, 2.0, 1.0]), jnp.array([1.0, 2.0, 1.0]))[:, :, None, None] / 16
     branch = {}

@@ -7,12 +7,12 @@ from rrsr_jax.models.layers import conv3x3, normal_init
 
 
 class Discriminator(nn.Module):
-    """Five blocks of two convolutions with batch normalisation, the second of stride 2, then two 1x1 convolutions.
+    """Five blocks of two convolutions with batch normalisation, the second with stride 2; then two 1x1 convolutions.
 
     Attributes:
-      features: of the blocks.
+      features: channels of the blocks.
       head: channels between the last two convolutions.
-      axis_name: of the devices that share a batch, over all of which it is normalised.
+      axis_name: mesh axis of the devices that share a batch; batch statistics are taken over all of them.
     """
 
     features: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -23,7 +23,7 @@ class Discriminator(nn.Module):
     def __call__(self, image: jax.Array, train: bool) -> jax.Array:
         """(N, H, W, 3) in [0, 1] to (N,) in (0, 1).
 
-        With `train`, batch statistics are used and the running ones updated (collection `batch_stats`).
+        With `train`, it uses batch statistics and updates the running ones (collection `batch_stats`).
         """
         x = image
         for block, features in enumerate(self.features, start=1):

@@ -1,4 +1,4 @@
-"""EDSR, its baseline size (Lim et al. 2017): single-image super-resolution, a baseline without reference."""
+"""EDSR in its baseline size (Lim et al. 2017): single-image super-resolution, a baseline without reference."""
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, subtracted from the input and adde
 
 
 class Upsampler(nn.Module):
-    """The end of EDSR and RCAN: (N, h, w, C) to RGB (N, 4h, 4w, 3) by two pixel shuffles, without activations."""
+    """The tail of EDSR and RCAN: (N, h, w, C) to RGB (N, 4h, 4w, 3) by two pixel shuffles, without activations."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -21,7 +21,7 @@ class Upsampler(nn.Module):
 
 
 class EDSR(nn.Module):
-    """Super-resolves an image by 4, and ignores the reference. 1,517,571 parameters with the defaults.
+    """Super-resolves an image by 4 and ignores the reference. 1,517,571 parameters with the defaults.
 
     Attributes:
       features: channels of the trunk.
@@ -35,7 +35,7 @@ class EDSR(nn.Module):
     def __call__(self, lr: jax.Array, ref: jax.Array) -> jax.Array:
         """(N, h, w, 3) in [0, 1], and any `ref`, to (N, 4h, 4w, 3), not clipped."""
         check_images(lr=lr, ref=ref)
-        mean = jnp.array(DIV2K_MEAN)
+        mean = jnp.array(DIV2K_MEAN).reshape(1, 1, 1, 3)
         head = x = conv3x3(self.features, name="head")(lr - mean)
         for i in range(self.blocks):
             x = ResidualBlock(self.features, name=f"block_{i}")(x)

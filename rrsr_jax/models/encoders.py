@@ -1,4 +1,4 @@
-"""The image encoders: VGG for reference features, matching and perceptual loss; the context encoder for the input."""
+"""The image encoders: VGG for reference features, matching and the perceptual loss; the context encoder for the input."""
 
 import functools
 
@@ -11,16 +11,17 @@ from rrsr_jax.models.layers import ResidualBlock, conv3x3, leaky_relu
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# VGG-16 and VGG-19 are the same network up to conv3_3, and nothing here goes further with VGG-16.
-CONVS_PER_STAGE = (2, 2, 4, 4, 4)
+# Of VGG-19. VGG-16 is the same network up to conv3_3, which is further than it is used here.
+CONVS_PER_LEVEL = (2, 2, 4, 4, 4)
 
 
 class VGG(nn.Module):
     """VGG up to a named layer (Simonyan & Zisserman 2015; torchvision weights).
 
     Attributes:
-      last: the layer to stop after, `relu3_1` or, without its activation, `conv3_1`.
-      channels: width of each of the five stages; the published networks have the default.
+      last: the layer to stop after, for example `relu3_1`, or `conv3_1` for the same without its activation.
+      channels: widths of the five levels; the published networks have the default.
+      dtype: of the computation.
     """
 
     last: str
@@ -29,24 +30,28 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
-        """(N, H, W, 3) RGB in [0, 1] to the first activation of each stage and the last layer, by name.
+        """(N, H, W, 3) RGB in [0, 1] to the first activation of each level and the last layer, by name.
 
-        Stage s has (H // 2^(s-1), W // 2^(s-1)) pixels and `channels[s-1]` channels.
+        Level k has (H // 2^(k-1), W // 2^(k-1)) pixels and `channels[k-1]` channels.
+
+        Raises:
+          ValueError: VGG has no layer called `last`.
         """
-        x = (image - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+        mean, std = (jnp.array(values).reshape(1, 1, 1, 3) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        x = (image - mean) / std
         features = {}
         conv = functools.partial(conv3x3, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
-        for stage, convs in enumerate(CONVS_PER_STAGE, start=1):
-            if stage > 1:
+        for level, convs in enumerate(CONVS_PER_LEVEL, start=1):
+            if level > 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
             for i in range(1, convs + 1):
-                x = conv(self.channels[stage - 1], name=f"conv{stage}_{i}")(x)
-                if self.last == f"conv{stage}_{i}":
+                x = conv(self.channels[level - 1], name=f"conv{level}_{i}")(x)
+                if self.last == f"conv{level}_{i}":
                     return features | {self.last: x}
                 x = nn.relu(x)
                 if i == 1:
-                    features[f"relu{stage}_1"] = x
-                if self.last == f"relu{stage}_{i}":
+                    features[f"relu{level}_1"] = x
+                if self.last == f"relu{level}_{i}":
                     return features | {self.last: x}
         raise ValueError(f"VGG has no layer {self.last!r}")
 

@@ -2,10 +2,12 @@
 
 import functools
 import math
+import operator
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.models.contract import SCALES, check_images
@@ -15,8 +17,8 @@ from rrsr_jax.models.resampling import bicubic, bicubic_downsample
 from rrsr_jax.models.transfer import coverage, similarity, transfer
 
 conv = functools.partial(conv3x3, kernel_init=default_init)
-BLOCK = 8  # side of the blocks that are matched each within one window of the reference
-SPACINGS = (1, 2, 3)  # of the points around a block's centre that are compared first
+BLOCK = 8  # side of a block of the input; all its patches are matched within one window of the reference
+SPACINGS = (1, 2, 3)  # of the points around a block's centre, by which its window is found
 _REACH = max(SPACINGS)
 
 
@@ -24,7 +26,7 @@ class MASA(nn.Module):
     """Super-resolves an image by 4 with a reference image. 4,028,291 parameters with the defaults, all trained.
 
     Intermediates, with `mutable=["intermediates"]`: `match_index` (N, h, w), row-major over the cells of the reference,
-    `match_score` (N, h, w), and `transferred_{1,2,4}x`, all of the padded input.
+    `match_score` (N, h, w), and `transferred_{1,2,4}x`, all for the padded input.
 
     Attributes:
       features: channels throughout.
@@ -40,14 +42,14 @@ class MASA(nn.Module):
     blocks: tuple[int, int, int] = (12, 8, 4)
     match_tile: int = 2**22
 
-    pads_itself = True  # other padding would be in the statistics and windows; see `evaluate.make_upscaler`
+    pads_itself = True  # other padding would change the statistics and the windows
 
     @nn.compact
     def __call__(self, lr: jax.Array, ref: jax.Array) -> jax.Array:
         """Super-resolves a batch.
 
-        Sides that are not multiples of 8 (`lr`) and 16 (`ref`) are continued by their last row and column, and the result
-        cropped; statistics over the image include that.
+        Images are extended to multiples of 8 (`lr`) and 16 (`ref`) by repeating the last row and column, and the result is
+        cropped. Statistics over the image include the extension.
 
         Args:
           lr: (N, h, w, 3) in [0, 1].
@@ -67,7 +69,7 @@ class MASA(nn.Module):
         transferred = self._transfer(levels[0], encoder(bicubic_downsample(ref), levels=1)[0], ref_levels)
         x = self._decode(levels)
         adapt = SpatialAdaptation(self.features, name="adapt")
-        x = Stage(self.features, self.blocks[0], name="merge_1x")(_concat(adapt(x, transferred[0]), x))
+        x = ResidualTrunk(self.features, self.blocks[0], name="merge_1x")(_concat(adapt(x, transferred[0]), x))
         for i in (1, 2):
             detail = adapt(_double(x), transferred[i])
             x = DualResidual(self.features, name=f"merge_{SCALES[i]}x")(x, detail)
@@ -78,50 +80,50 @@ class MASA(nn.Module):
     def _transfer(self, features_in, features_ref, ref_levels) -> list[jax.Array]:
         """Reference features at 1x, 2x and 4x on the grid of the input, weighted by how well they match.
 
-        What to transfer is an argmax, without gradient. What is transferred and how well it fits has one, the latter to the
-        encoder but not to the pixels of the reference: it sees them through an 8-bit resampling.
+        The choice of patches is an argmax, without gradient. The transferred features have a gradient to the encoder and to the
+        reference, the score to the encoder only: it compares an 8-bit resampling of the reference, which has no gradient.
         """
         h, w = features_in.shape[1:3]
         index = match_blocks(features_in, features_ref, self.match_tile)
-        whole = _from_blocks(index[..., None], h, w)[..., 0]
-        score = similarity(_pad_edge(features_in), features_ref, whole)
+        index_map = _from_blocks(index[..., None], h, w)[..., 0]
+        score = similarity(_pad_edge(features_in), features_ref, index_map)
         transferred = []
         for scale, features in zip(SCALES, reversed(ref_levels), strict=True):
             side = BLOCK * scale
             weight = _to_blocks(score[..., None])
             weight = jax.image.resize(weight, (weight.shape[0], side, side, 1), "linear")
-            weight = weight / coverage(BLOCK, BLOCK).repeat(scale, 0).repeat(scale, 1)
+            weight = weight / coverage(BLOCK, BLOCK).repeat(scale, 0).repeat(scale, 1)[None]
             transferred.append(_from_blocks(transfer(features, index, scale) * weight, h * scale, w * scale))
         named = {f"transferred_{scale}x": t for scale, t in zip(SCALES, transferred, strict=True)}
-        for name, value in dict(match_index=whole, match_score=score, **named).items():
+        for name, value in dict(match_index=index_map, match_score=score, **named).items():
             self.sow("intermediates", name, value)
         return transferred
 
     def _decode(self, levels):
-        """The input's levels, from 1/4 up to 1x: (N, h, w, features)."""
-        x = Stage(self.features, self.decoder_blocks, name="decoder_3")(levels[2])
+        """Merges the levels of the input, from quarter to full size: (N, h, w, features)."""
+        x = ResidualTrunk(self.features, self.decoder_blocks, name="decoder_3")(levels[2])
         for level in (2, 1):
             merged = _concat(_double(x), levels[level - 1])
-            x = Stage(self.features, self.decoder_blocks, name=f"decoder_{level}")(merged)
+            x = ResidualTrunk(self.features, self.decoder_blocks, name=f"decoder_{level}")(merged)
         return x
 
 
 def match_blocks(features_in: jax.Array, features_ref: jax.Array, tile: int = 2**22) -> jax.Array:
-    """Coarse to fine (MEM): each block of the input finds its place in the reference, each of its cells a patch around there.
+    """Coarse-to-fine matching (MEM): finds a window of the reference for each block, and in it a patch for each cell.
 
     Args:
       features_in: (N, h, w, C), sides multiples of 8.
       features_ref: (N, Hr, Wr, C), sides at least 3.
-      tile: see `match_patches`; also the products of block centres in memory at a time, at least those of one.
+      tile: see `match_patches`; also the number of products of block centres in memory at a time, at least those of one block.
 
     Returns:
-      Matches (N h w / 64, 8, 8), blocks row-major, int32: the reference cell that a patch is centred at, row-major.
+      Matches (N h w / 64, 8, 8), blocks row-major, int32: the reference cell at the centre of the patch, row-major.
     """
     features_in, features_ref = jax.lax.stop_gradient((features_in, features_ref))
     (_, h, w, _), (_, hr, wr, _) = features_in.shape, features_ref.shape
     centre = _match_centres(features_in, features_ref, tile)
     block = jnp.broadcast_to(jnp.arange(centre.shape[1]), centre.shape)
-    y, x = (BLOCK * place for place in divmod(block, w // BLOCK))
+    y, x = BLOCK * (block // (w // BLOCK)), BLOCK * (block % (w // BLOCK))
     blocks = _cut(_pad_edge(features_in), y, x, BLOCK + 2, BLOCK + 2)
     height, width = _window(hr, h // BLOCK), _window(wr, w // BLOCK)
     top = jnp.clip(centre // wr - height // 2, 0, hr - height)
@@ -133,7 +135,7 @@ def match_blocks(features_in: jax.Array, features_ref: jax.Array, tile: int = 2*
 
 
 def _match_centres(features_in, features_ref, tile):
-    """The reference cell most like each block's centre, (N, blocks), by nine points around it at each of three spacings."""
+    """The reference cell most similar to each block's centre, (N, blocks), by nine points around it at each of three spacings."""
     n, hr, wr, channels = features_ref.shape
     first = BLOCK // 2 - _REACH
     points = [features_in[:, first + y :: BLOCK, first + x :: BLOCK] for d in SPACINGS for y, x in _stencil(d)]
@@ -145,20 +147,20 @@ def _match_centres(features_in, features_ref, tile):
 
     def search(block):
         products = jnp.einsum("nktc,nyxc->nktyx", block, ref, precision=jax.lax.Precision.HIGHEST)
-        score = 0
+        scores = []
         for k, d in enumerate(SPACINGS):
-            moved = [products[:, k, tap, y : y + hr, x : x + wr] for tap, (y, x) in enumerate(_stencil(d))]
-            score += sum(moved) / norms[k]
-        return score.reshape(n, -1).argmax(-1)
+            shifted = [products[:, k, tap, y : y + hr, x : x + wr] for tap, (y, x) in enumerate(_stencil(d))]
+            scores.append(sum(shifted) / norms[k])
+        return functools.reduce(operator.add, scores).reshape(n, -1).argmax(-1)
 
     together = min(points.shape[1], max(1, tile // (len(SPACINGS) * PATCH**2 * n * hr * wr)))
     return jax.lax.map(search, jnp.moveaxis(points, 1, 0), batch_size=together).T.astype(jnp.int32)
 
 
 def _stencil(spacing):
-    """Nine points, from the first that the widest stencil has."""
-    steps = (_REACH - spacing, _REACH, _REACH + spacing)
-    return [(y, x) for y in steps for x in steps]
+    """Nine points (y, x), counted from the top left point of the widest stencil."""
+    ticks = (_REACH - spacing, _REACH, _REACH + spacing)
+    return [(y, x) for y in ticks for x in ticks]
 
 
 def _norm(squares):
@@ -166,7 +168,7 @@ def _norm(squares):
 
 
 def _window(size: int, blocks: int) -> int:
-    """Side of a window in cells of the reference: one and a half times a block's share, and a border; all of it at most."""
+    """Side of a window in cells: 1.5 times the share of one block, plus a border, but at most the reference's `size`."""
     return min(size, 2 * math.floor(size // (2 * blocks) * 1.5) + 3)
 
 
@@ -180,20 +182,16 @@ def _cut(x, top, left, height, width):
 
 
 def _to_blocks(x):
-    """(N, 8 rows, 8 columns, C) to (N rows columns, 8, 8, C)."""
-    n, h, w, c = x.shape
-    x = x.reshape(n, h // BLOCK, BLOCK, w // BLOCK, BLOCK, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, BLOCK, BLOCK, c)
+    return rearrange(x, "n (rows y) (columns x) c -> (n rows columns) y x c", y=BLOCK, x=BLOCK)
 
 
 def _from_blocks(blocks, h, w):
-    """(N rows columns, side, side, C) to (N, h, w, C)."""
-    _, side, _, c = blocks.shape
-    return blocks.reshape(-1, h // side, w // side, side, side, c).transpose(0, 1, 3, 2, 4, 5).reshape(-1, h, w, c)
+    rows, columns = h // blocks.shape[1], w // blocks.shape[2]
+    return rearrange(blocks, "(n rows columns) y x c -> n (rows y) (columns x) c", rows=rows, columns=columns)
 
 
 class Encoder(nn.Module):
-    """Features at full, half and quarter size, one encoder for input and reference."""
+    """Features at full, half and quarter size; the same encoder for input and reference."""
 
     features: int
     blocks: int
@@ -201,14 +199,14 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, levels: int = 3) -> list[jax.Array]:
         """(N, H, W, 3), sides multiples of 4, to the first `levels` of (N, H, W, features), (N, H / 2, ...), (N, H / 4, ...)."""
-        found = [image]
+        features, x = [], image
         for level in range(1, levels + 1):
-            stage = Stage(self.features, self.blocks, strides=min(level, 2), name=f"level_{level}")
-            found.append(stage(found[-1]))
-        return found[1:]
+            x = ResidualTrunk(self.features, self.blocks, strides=min(level, 2), name=f"level_{level}")(x)
+            features.append(x)
+        return features
 
 
-class Stage(nn.Module):
+class ResidualTrunk(nn.Module):
     """relu(conv), then residual blocks; (N, H, W, C) to (N, H / strides, W / strides, features)."""
 
     features: int
@@ -224,31 +222,30 @@ class Stage(nn.Module):
 
 
 class SpatialAdaptation(nn.Module):
-    """Gives reference features the input's statistics, per channel and image, plus what it learns (SAM)."""
+    """Gives reference features the statistics of the input, per channel and image, plus a learnt correction (SAM)."""
 
     features: int
 
     @nn.compact
     def __call__(self, x: jax.Array, ref: jax.Array) -> jax.Array:
-        """Twice (N, H, W, features) to the same."""
+        """Two of (N, H, W, features), input and reference, to one of the same shape."""
         s = nn.relu(conv(self.features, name="shared")(_concat(x, ref)))
         centred = ref - ref.mean((1, 2), keepdims=True)
         normalised = centred * jax.lax.rsqrt((centred**2).mean((1, 2), keepdims=True) + 1e-5)
-        spread = jnp.sqrt(
-            jnp.maximum(x.var((1, 2), ddof=1, keepdims=True), 1e-12)
-        )  # no infinite slope at a constant channel
+        variance = jnp.maximum(x.var((1, 2), ddof=1, keepdims=True), 1e-12)  # a finite gradient at a constant channel
+        spread = jnp.sqrt(variance)
         gamma = conv(self.features, name="gamma")(s) + spread
         return normalised * gamma + conv(self.features, name="beta")(s) + x.mean((1, 2), keepdims=True)
 
 
 class DualResidual(nn.Module):
-    """Merges features with reference features of twice the size, by what each has and the other has not (DRAM)."""
+    """Merges features with reference features of twice the size; each gets the other's residual (DRAM)."""
 
     features: int
 
     @nn.compact
     def __call__(self, x: jax.Array, ref: jax.Array) -> jax.Array:
-        """(N, H, W, features) and (N, 2H, 2W, features) to the latter."""
+        """(N, H, W, features) and (N, 2H, 2W, features) to (N, 2H, 2W, features)."""
         down = [conv(self.features, strides=2, name=f"down_{name}") for name in "ab"]
         up = [UpConv(self.features, name=f"up_{name}") for name in "ab"]
         of_ref = nn.relu(up[0](nn.relu(down[0](ref)) - x)) + ref

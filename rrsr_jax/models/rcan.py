@@ -10,7 +10,7 @@ from rrsr_jax.models.layers import conv3x3, mean_of_valid, normal_init
 
 
 class ChannelAttention(nn.Module):
-    """Scales every channel by what the means of all channels say; (N, H, W, C) to the same.
+    """Scales every channel by a factor computed from the means of all channels; (N, H, W, C) to the same.
 
     Attributes:
       reduction: the means go through C / reduction channels.
@@ -39,9 +39,9 @@ class RCAB(nn.Module):
 
 
 class RCAN(nn.Module):
-    """Super-resolves an image by 4, and ignores the reference. 15,592,355 parameters with the defaults.
+    """Super-resolves an image by 4 and ignores the reference. 15,592,355 parameters with the defaults.
 
-    The number commonly given, 15,592,379, counts the 24 constants that subtract and add the mean colour.
+    The published 15,592,379 include the 24 constants that subtract and add the mean colour.
 
     Attributes:
       features: channels of the trunk.
@@ -59,7 +59,7 @@ class RCAN(nn.Module):
     def __call__(self, lr: jax.Array, ref: jax.Array, valid: jax.Array | None = None) -> jax.Array:
         """(N, h, w, 3) in [0, 1], and any `ref`, to (N, 4h, 4w, 3), not clipped; `valid` as in `RRSR`."""
         check_images(lr=lr, ref=ref)
-        mean = jnp.array(DIV2K_MEAN)
+        mean = jnp.array(DIV2K_MEAN).reshape(1, 1, 1, 3)
         head = x = conv3x3(self.features, name="head")(lr - mean)
         for g in range(self.groups):
             group = x

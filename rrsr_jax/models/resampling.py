@@ -1,4 +1,4 @@
-"""The bicubic resamplings of the field: Pillow's and PyTorch's, which differ."""
+"""The two bicubic resamplings of the field, Pillow's and PyTorch's. They differ."""
 
 import math
 
@@ -8,24 +8,24 @@ import numpy as np
 
 
 def bicubic_upsample(lr: jax.Array, factor: int = 4) -> jax.Array:
-    """What Pillow's bicubic gives for the 8-bit image: (N, h, w, C) in [0, 1] to (N, factor h, factor w, C), bit for bit.
+    """Pillow's bicubic for 8-bit images, bit for bit: (N, h, w, C) in [0, 1] to (N, factor h, factor w, C); without gradient.
 
-    The correspondence net so sees the images it was trained on, and matches agree with those of the published pipeline.
+    The correspondence net gets the same images as in the published pipeline, so that matches agree.
     """
     return _pillow_bicubic(lr, lr.shape[1] * factor, lr.shape[2] * factor)
 
 
 def bicubic_downsample(image: jax.Array, factor: int = 4) -> jax.Array:
-    """Pillow's bicubic, antialiased: (N, H, W, C) in [0, 1], sides multiples of `factor`, to (N, H // factor, W // factor, C).
+    """Pillow's bicubic for 8-bit images, antialiased, bit for bit; without gradient, as for all rounding to 8 bits.
 
-    Bit for bit for 8-bit images. Rounding to 8 bits has no gradient, and neither has this.
+    (N, H, W, C) in [0, 1], H and W multiples of `factor`, to (N, H // factor, W // factor, C).
     """
     return _pillow_bicubic(image, image.shape[1] // factor, image.shape[2] // factor)
 
 
 def _pillow_bicubic(image: jax.Array, height: int, width: int) -> jax.Array:
-    """Like Pillow: first along rows, then along columns, in fixed point, each rounded to 8 bits."""
-    # A reference may be a model's own output, which no 8-bit image can exceed.
+    """As Pillow does it: first along rows, then along columns, in fixed point, both rounded to 8 bits."""
+    # A reference may be the output of a model, which can leave [0, 1].
     x = jnp.clip(jnp.round(jax.lax.stop_gradient(image) * 255), 0, 255).astype(jnp.int32)
     for axis, size in ((2, width), (1, height)):
         taps, coefficients = _bicubic_taps(image.shape[axis], size)
@@ -44,7 +44,7 @@ _PRECISION = 22  # fractional bits of Pillow's coefficients for 8-bit images
 def _bicubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Source pixels and fixed-point weights, both (new_size, taps): Keys' kernel, a = -0.5, half-pixel centres.
 
-    Shrinking stretches the kernel by the factor, against aliasing. Weights that fall outside the image are dropped and the
+    To shrink an image, the kernel is stretched by the factor, against aliasing. Weights outside the image are dropped and the
     others normalised.
     """
     scale = size / new_size
@@ -63,9 +63,9 @@ def _bicubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
 def bicubic(x: jax.Array, factor: int) -> jax.Array:
     """PyTorch's bicubic interpolation, (N, H, W, C) to (N, factor H, factor W, C).
 
-    Half-pixel centres, Keys' kernel with a = -0.75, borders clamped, no antialiasing; Pillow and `jax.image.resize` have
-    a = -0.5 and drop what is outside. As dense matrices, like `jax.image.resize`: slower forward than adding weighted slices, but
-    twice as fast with the gradient (CPU, 80x80x64 by 2).
+    Half-pixel centres, Keys' kernel with a = -0.75, clamped borders, no antialiasing. Pillow and `jax.image.resize` have a = -0.5
+    and drop what is outside the image. Computed with dense matrices, as `jax.image.resize` does. Adding weighted slices is faster
+    forward, but half as fast with the gradient (CPU, 80x80x64 by 2).
     """
     rows, columns = (_bicubic_matrix(size, factor) for size in x.shape[1:3])
     x = jnp.einsum("nhwc,yh->nywc", x, rows, precision=jax.lax.Precision.HIGHEST)
@@ -73,7 +73,7 @@ def bicubic(x: jax.Array, factor: int) -> jax.Array:
 
 
 def _bicubic_matrix(size: int, factor: int) -> np.ndarray:
-    """Weights (factor * size, size)."""
+    """Weights of the input pixels for each output pixel, (factor * size, size)."""
     position = (np.arange(factor * size) + 0.5) / factor - 0.5
     taps = np.floor(position).astype(int)[:, None] + np.arange(-1, 3)
     t = np.abs(position[:, None] - taps)

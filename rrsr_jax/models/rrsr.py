@@ -1,4 +1,4 @@
-"""RRSR: the whole network (Fig. 2, bottom), and by its fields the paper's ablations of it."""
+"""RRSR: the whole network (Fig. 2, bottom). Its fields also give the paper's ablations."""
 
 import itertools
 import math
@@ -25,11 +25,9 @@ DTYPES = ("float32", "bfloat16")
 class RRSR(nn.Module):
     """Super-resolves an image by 4 with a reference image. 22,594,651 trained parameters with the defaults.
 
-    Parameter collections under `params`: `vgg` and `correspondence` are pretrained and frozen in the paper, the rest is
-    trained. Intermediates, with `mutable=["intermediates"]`: `match_reference`,
-    `match_index`, `match_score`, `flow`,
-    `pre_offset_{1,2,4}x`, and per FAS block `fas_{scale}x_{i}` its `aligned` features, `align/offset`, `align/mask` and
-    `select/routing` weights.
+    Of its parameters, `vgg` and `correspondence` are pretrained and frozen in the paper, the others are trained. Intermediates,
+    with `mutable=["intermediates"]`: `match_reference`, `match_index`, `match_score`, `flow`, `pre_offset_{1,2,4}x`, and in each
+    FAS block `fas_{scale}x_{i}` the `aligned` features, `align/offset`, `align/mask` and `select/routing` weights.
 
     Attributes:
       features: channels of the trained trunk.
@@ -43,9 +41,8 @@ class RRSR(nn.Module):
       match_tile: see `match_patches`.
       match_dtype: of the products in matching; the correspondence network itself is float32.
       match_coarse: factor of the approximate search, see `match_patches_coarse_to_fine`; 0 for the exact one.
-      dtype: of the computation, `float32` or `bfloat16`; parameters, matching, routing and output are float32, and so are
-        offsets and masks from where the pre-offset is added.
-      deform_conv: implementation of the deformable convolution, see `kernels.modulated_deform_conv`; empty for the best.
+      dtype: of the computation, `float32` or `bfloat16`. Parameters, matching, routing, offsets, masks and output are float32.
+      deform_conv: implementation of the deformable convolution, see `kernels.modulated_deform_conv`; empty for the default.
       remat: what the backward pass computes again instead of storing: `none`, residual `blocks`, or whole `fas` blocks.
     """
 
@@ -67,10 +64,10 @@ class RRSR(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How far one pixel of `lr` can change the result, in its pixels, but for the selection's mean (see `valid`)."""
+        """See `Contract`. The statistics it excepts are the means of the reference-aware selection."""
         per_scale = [
             count * (3 + 1 + 2 * blocks) + 2 for count, blocks in zip(self.alignments, self.blocks, strict=True)
-        ]  # a FAS block: offset branch, selection, residual blocks; then what leads to the next scale
+        ]  # a FAS block: offset branch, selection, residual blocks; then the convolutions before the next scale
         search = 8  # upsampling, descriptors, patches
         return (
             1
@@ -91,12 +88,11 @@ class RRSR(nn.Module):
 
         Args:
           lr: (N, h, w, 3) in [0, 1], h and w at least 3.
-          ref: (N, H, W, 3) in [0, 1], H and W at least 12, of any size; or several of these, of any sizes, of which each
-            patch takes the best. The paper's protocol pads input and reference to a common size first (and puts several
-            references on canvases, below each other) and gives `valid`; without that padding only matches and edges at the
-            padding differ.
-          valid: (N, 2) height and width of the part of `lr` that is not padding, in its pixels; all of it if None.
-          valid_ref: (N, 2) likewise for `ref`, for each if several: no patch outside is matched.
+          ref: (N, H, W, 3) in [0, 1], H and W at least 12; or a sequence of these, of any sizes, of which each patch takes the
+            best. The paper's protocol first pads input and reference to a common size, with several references below each
+            other on canvases, and gives `valid`. Without that padding, only matches and edges next to it differ.
+          valid: (N, 2) height and width of the part of `lr` that is not padding, in its pixels; None if nothing is padding.
+          valid_ref: (N, 2) likewise for `ref`, or a sequence of these for several: no patch outside is matched.
 
         Returns:
           (N, 4h, 4w, 3), not clipped.
@@ -104,7 +100,8 @@ class RRSR(nn.Module):
         Raises:
           ValueError: images of a wrong rank, channel count, dtype, size or number, or a field with a value unknown here.
         """
-        refs, valid_refs = ((a,) if isinstance(a, jax.Array | np.ndarray) else a for a in (ref, valid_ref))
+        refs = (ref,) if isinstance(ref, jax.Array | np.ndarray) else ref
+        valid_refs = (valid_ref,) if isinstance(valid_ref, jax.Array | np.ndarray) else valid_ref
         check_images(lr=lr, **{f"ref[{i}]" if len(refs) > 1 else "ref": image for i, image in enumerate(refs)})
         self._check_fields()
         _check_valid(lr.shape[0], valid=[] if valid is None else [valid], valid_ref=valid_refs or [])
@@ -114,14 +111,14 @@ class RRSR(nn.Module):
         flow = self._match(lr, refs, valid_refs)
         x = ContextEncoder(self.features, self.context_blocks, dtype, name="context_encoder")(lr)
         fas = nn.remat(FAS) if self.remat == "fas" else FAS
-        for stage, scale in enumerate(SCALES):
+        for k, scale in enumerate(SCALES):
             pre_offset = matching.pre_offsets(flow, scale)
             self.sow("intermediates", f"pre_offset_{scale}x", pre_offset)
-            ref_scale = _canvas([features[f"relu{len(SCALES) - stage}_1"] for features in ref_features], scale, refs)
+            ref_scale = _canvas([features[f"relu{len(SCALES) - k}_1"] for features in ref_features], scale, refs)
             valid_scale = None if valid is None else valid * scale
             fields = (
                 scale,
-                self.blocks[stage],
+                self.blocks[k],
                 self.experts,
                 self.groups,
                 self.gate,
@@ -129,7 +126,7 @@ class RRSR(nn.Module):
                 self.remat == "blocks",
                 self.deform_conv,
             )
-            for i in range(self.alignments[stage]):
+            for i in range(self.alignments[k]):
                 x = fas(*fields, name=f"fas_{scale}x_{i}")(x, ref_scale, pre_offset, valid_scale)
             if scale < SCALE_FACTOR:
                 x = conv3x3(self.features * 4, dtype=dtype, name=f"up_{scale}x")(x)
@@ -148,7 +145,7 @@ class RRSR(nn.Module):
             raise ValueError(f"match_coarse: 0 (exact) or a factor of at least 2 expected, got {self.match_coarse}")
 
     def _match(self, lr: jax.Array, refs: Sequence[jax.Array], valid_refs: Sequence[jax.Array] | None) -> jax.Array:
-        """Flow from input to references, on the canvas of `_canvas`: (N, h, w, 2), (dy, dx) in 1x pixels; no gradient."""
+        """Flow from the input to the canvas of references: (N, h, w, 2), (dy, dx) in 1x pixels; without gradient."""
         images = jax.lax.stop_gradient((bicubic_upsample(lr, SCALE_FACTOR), *refs))
         features_in, *features_refs = CorrespondenceNet(self.correspondence_channels, name="correspondence")(*images)
         which, index, score = matching.match_references(
@@ -167,12 +164,12 @@ class RRSR(nn.Module):
 
 
 def _tops(refs: Sequence[jax.Array]) -> list[int]:
-    """First row of each reference on the canvas, in 1x pixels, and one past the last; there is an empty row between two."""
+    """First row of each reference on the canvas, in 1x pixels, with an empty row after each; then the canvas's height."""
     return [0, *itertools.accumulate(-(-ref.shape[1] // SCALE_FACTOR) + 1 for ref in refs)]
 
 
 def _canvas(features: Sequence[jax.Array], scale: int, refs: Sequence[jax.Array]) -> jax.Array:
-    """Features of several references below each other, zeros between and beside them; those of one as they are."""
+    """Features of several references below each other, with zeros between and beside them; those of one unchanged."""
     if len(features) == 1:
         return features[0]
     tops, width = _tops(refs), max(f.shape[2] for f in features)

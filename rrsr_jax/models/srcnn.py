@@ -11,7 +11,7 @@ from rrsr_jax.models.resampling import bicubic_upsample
 
 
 class SRCNN(nn.Module):
-    """Super-resolves an image by 4, and ignores the reference. 69,251 parameters with the defaults: the paper's 9-5-5, on RGB.
+    """Super-resolves an image by 4 and ignores the reference. 69,251 parameters with the defaults: the paper's 9-5-5, on RGB.
 
     Attributes:
       features: channels after the first and the second convolution.
@@ -23,9 +23,9 @@ class SRCNN(nn.Module):
 
     @nn.compact
     def __call__(self, lr: jax.Array, ref: jax.Array) -> jax.Array:
-        """(N, h, w, 3) in [0, 1], and any `ref`, to (N, 4h, 4w, 3), not clipped. There is no gradient to `lr`."""
+        """(N, h, w, 3) in [0, 1], and any `ref`, to (N, 4h, 4w, 3), not clipped; without a gradient to `lr`."""
         check_images(lr=lr, ref=ref)
-        # Without padding, as in the paper; what the convolutions take away at the edges is added before.
+        # The paper's convolutions have no padding. The border that they remove is added in advance.
         margin = sum(side // 2 for side in self.kernels)
         x = bicubic_upsample(lr, SCALE_FACTOR)
         x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")

@@ -15,7 +15,7 @@ from rrsr_jax.models.transfer import similarity, transfer
 
 conv = functools.partial(conv3x3, kernel_init=default_init)
 conv1x1 = functools.partial(nn.Conv, kernel_size=(1, 1), kernel_init=default_init)
-PATCHES = 9  # that may cover a cell; sums are divided by it at the border, too
+PATCHES = 9  # overlapping at a cell; the authors divide by it at the border, too, where fewer overlap
 
 
 class TTSR(nn.Module):
@@ -26,7 +26,7 @@ class TTSR(nn.Module):
 
     Attributes:
       features: channels of the main network.
-      blocks: residual blocks of the head, and on every map of the stages 1x, 2x and 4x.
+      blocks: residual blocks of the head, and of every map in the parts at 1x, 2x and 4x.
       vgg_channels: widths of the texture extractor at 4x, 2x and 1x.
       match_tile: see `match_patches`.
     """
@@ -36,13 +36,15 @@ class TTSR(nn.Module):
     vgg_channels: tuple[int, int, int] = (64, 128, 256)
     match_tile: int = 2**22
 
+    pads_itself = True  # other padding could be matched
+
     @nn.compact
     def __call__(self, lr: jax.Array, ref: jax.Array) -> jax.Array:
         """Super-resolves a batch.
 
         Args:
           lr: (N, h, w, 3) in [0, 1].
-          ref: (N, H, W, 3) in [0, 1], of any size; continued by its last row and column to multiples of 4.
+          ref: (N, H, W, 3) in [0, 1], of any size; extended to multiples of 4 by repeating the last row and column.
 
         Returns:
           (N, 4h, 4w, 3), clipped to [0, 1].
@@ -54,26 +56,24 @@ class TTSR(nn.Module):
         transferred, score = self._attend(lr, pad_to_multiple(ref, 4))
         f = nn.relu(conv(self.features, name="head")(2 * lr - 1))
         maps = [f + Body(self.features, self.blocks[0], name="head_body")(f)]
-        for stage, scale in enumerate(SCALES):
+        for i, scale in enumerate(SCALES):
             if scale > 1:
                 finer = pixel_shuffle(conv(4 * self.features, name=f"up_{scale}x")(maps[-1]))
                 maps.append(nn.relu(finer))
-            merged = conv(self.features, name=f"merge_{scale}x")(_concat(maps[-1], transferred[stage]))
+            merged = conv(self.features, name=f"merge_{scale}x")(_concat(maps[-1], transferred[i]))
             maps[-1] += merged * bicubic(score, scale)
             mixed = Exchange(self.features, name=f"exchange_{scale}x")(maps) if scale > 1 else maps
-            bodies = [
-                Body(self.features, self.blocks[stage + 1], name=f"body_{scale}x_{s}x") for s in SCALES[: stage + 1]
-            ]
+            bodies = [Body(self.features, self.blocks[i + 1], name=f"body_{scale}x_{s}x") for s in SCALES[: i + 1]]
             maps = [own + body(x) for own, body, x in zip(maps, bodies, mixed, strict=True)]
         x = nn.relu(conv(self.features, name="tail_merge")(_concat(maps[2], *self._upsampled(maps[:2]))))
         x = conv1x1(3, name="tail2")(conv(self.features // 2, name="tail1")(x))
         return (jnp.clip(x, -1, 1) + 1) / 2
 
     def _attend(self, lr: jax.Array, ref: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-        """Reference features moved to where the input needs them at 1x, 2x and 4x, and how well they fit, (N, h, w, 1).
+        """Reference features on the grid of the input at 1x, 2x and 4x, and how well they match, (N, h, w, 1).
 
-        What to transfer is an argmax, without gradient; what is transferred and how well it fits has one, to the extractor and
-        for the former to `ref`. The images that are compared are 8-bit resamplings, through which none goes.
+        The choice of patches is an argmax, without gradient. The transferred features have a gradient to the extractor and to
+        `ref`, the score to the extractor only: it compares 8-bit resamplings of the images, which have no gradient.
         """
         vgg = VGG("relu3_1", self.vgg_channels, name="vgg")
         queries = vgg(bicubic_upsample(lr))["relu3_1"]
@@ -95,7 +95,7 @@ class TTSR(nn.Module):
 
 
 class Body(nn.Module):
-    """Residual blocks and a convolution; (N, H, W, features) to the same."""
+    """Residual blocks, then a convolution; (N, H, W, features) to the same."""
 
     features: int
     blocks: int
@@ -108,30 +108,30 @@ class Body(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Cross-scale feature integration: every map is merged with all others, brought to its scale."""
+    """Cross-scale feature integration: every map is merged with all others, resampled to its scale."""
 
     features: int
 
     @nn.compact
     def __call__(self, maps: list[jax.Array]) -> list[jax.Array]:
-        """Maps (N, H, W, features) at 1x, 2x, ... to as many of the same shapes."""
+        """Maps (N, H, W, features) at 1x, 2x, ... to merged maps of the same shapes."""
         scales = SCALES[: len(maps)]
         merged = []
         for own, to in zip(maps, scales, strict=True):
-            others = [self._bring(x, scale, to) for x, scale in zip(maps, scales, strict=True) if scale != to]
+            others = [self._resample(x, scale, to) for x, scale in zip(maps, scales, strict=True) if scale != to]
             merged.append(nn.relu(conv(self.features, name=f"merge_{to}x")(_concat(own, *others))))
         return merged
 
-    def _bring(self, x, scale, to):
+    def _resample(self, x, scale, to):
         if scale < to:
             return _upsample(x, conv1x1(self.features, name=f"from_{scale}x_to_{to}x"), to // scale)
-        for step in {2: ("",), 4: ("_1", "_2")}[scale // to]:
-            x = nn.relu(conv(self.features, strides=2, name=f"from_{scale}x_to_{to}x{step}")(x))
+        for suffix in {2: ("",), 4: ("_1", "_2")}[scale // to]:
+            x = nn.relu(conv(self.features, strides=2, name=f"from_{scale}x_to_{to}x{suffix}")(x))
         return x
 
 
 def _upsample(x, layer, factor):
-    """relu(layer(bicubic(x))) of a 1x1 convolution, which may as well come first and costs less there."""
+    """relu(layer(bicubic(x))) for a 1x1 convolution `layer`. The two commute, and the convolution costs less before."""
     return nn.relu(bicubic(layer(x), factor))
 
 

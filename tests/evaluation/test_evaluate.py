@@ -18,7 +18,7 @@ from configs import cufed5
 from rrsr_jax.data import prepare
 from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation import evaluate, protocols, report
+from rrsr_jax.evaluation import evaluate, protocols, report, results
 from rrsr_jax.evaluation.metrics import quality, to_uint8
 from tests.helpers import damage, noise, tiny_config, tiny_rrsr, write
 
@@ -382,6 +382,32 @@ def test_padding_out_of_reach_is_left_out_and_changes_nothing(monkeypatch):
     assert seen == [(1, 14 + model.reach, 16, 3)]
     np.testing.assert_array_equal(sr[:56, :44], to_uint8(whole[0])[:56, :44])
     assert sr[:56, :44].std() > 5
+
+
+class PadsItself(nn.Module):
+    """Nearest neighbour, plus the mean of all pixels of the reference: any padding shows."""
+
+    pads_itself = True
+
+    @nn.compact
+    def __call__(self, lr, ref):
+        return jnp.repeat(jnp.repeat(lr, 4, 1), 4, 2) / 2 + ref.mean((1, 2), keepdims=True) / 2
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_model_that_pads_itself_gets_both_images_bare(tmp_path, exact):
+    """A reference of 132 x 148 would lie in a bucket of 160 x 160, and the published protocol would add zeros."""
+    images = {"000_0.png": noise(48, 60), **{f"000_{k}.png": noise(132, 148, k) for k in range(1, 6)}}
+    prepare.prepare("cufed5", str(write(tmp_path / "in", images)), str(tmp_path / "data"), count=1)
+    test_set = open_set(tmp_path / "data", "cufed5", exact=exact, references="level_1,lr_itself")
+    config = tiny_config(eval__border=0)
+    run = results.super_resolution(PadsItself(), [test_set], config)
+    assert not run({}, 0, tmp_path / "run", bool)["cufed5"]["failed"]
+    lr = downscale(images["000_0.png"])
+    for column, ref in (("level_1", images["000_1.png"]), ("lr_itself", lr)):
+        expected = PadsItself().apply({}, *(image[None].astype(np.float32) / 255 for image in (lr, ref)))
+        with Image.open(tmp_path / "run" / "eval" / "cufed5" / column / "000.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), to_uint8(np.asarray(expected)[0]))
 
 
 def test_embedded_photographs():

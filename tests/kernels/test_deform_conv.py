@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 import kernels
-from kernels import default_implementation, deform_conv, modulated_deform_conv
+from kernels import default_implementation, deform_conv, deform_conv_triton, modulated_deform_conv
 from tests.helpers import relative_error
 
 ARGUMENTS = ("x", "offset", "mask", "weight", "bias")
@@ -225,6 +225,65 @@ def test_kernels_are_lowered_for_cuda(on_cuda, channels, size, dtype):
     assert on_cuda(lowered(modulated_deform_conv)) == {"forward": 1}
     gradient = jax.grad(lambda *a: modulated_deform_conv(*a).sum(), argnums=(0, 1, 2, 3, 4))
     assert on_cuda(lowered(gradient)) == {"data": 1, "weight": 1}
+
+
+def shapes_of(n, size, channels, groups=8):
+    """Arguments of a layer whose features and output have `size` (H, W), without their values."""
+    shapes = [(n, *size, channels), (n, *size, groups, 9, 2), (n, *size, groups, 9), (3, 3, channels, channels)]
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (*shapes, (channels,))]
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "channels", "images"),
+    [
+        (9, (160, 160), 64, 9),
+        (7, (2048, 2048), 64, 3),  # offsets: 604 million numbers an image
+        (1, (466_033, 32), 64, 1),  # offsets: 2^31 - 3584 numbers
+        (1, (466_034, 32), 64, 0),  # 2^31 + 1024
+        (1, (4096, 4096), 64, 0),
+        (2, (4096, 4096), 1024, 0),  # features: 2^34
+    ],
+)
+def test_what_32_bit_indices_can_address(n, size, channels, images):
+    x, offset, _, weight, _ = (a.shape for a in shapes_of(n, size, channels))
+    assert deform_conv_triton._images_at_once(deform_conv_triton._plan(x, offset, weight)) == images
+    assert (deform_conv_triton.elements(x, offset, weight) < 2**31) == (images > 0)
+
+
+def test_features_count_as_well():
+    """A reference may be larger than the output: at 2048 x 2048 x 64, 2^31 numbers in eight images."""
+    plan = deform_conv_triton._plan((9, 2048, 2048, 64), (9, 16, 16, 8, 9, 2), (3, 3, 64, 64))
+    assert deform_conv_triton._images_at_once(plan) == 7
+
+
+def test_a_batch_that_cannot_be_addressed_is_split(monkeypatch):
+    inputs = random_inputs(n=5)
+
+    def results():
+        y, vjp = jax.vjp(lambda *a: modulated_deform_conv(*a, implementation="triton_interpreted"), *inputs.values())
+        return y, *vjp(y)
+
+    expected = results()
+    one = deform_conv_triton.elements(*(inputs[name].shape for name in ("x", "offset", "weight")))
+    monkeypatch.setattr(deform_conv_triton, "MOST_ELEMENTS", 2 * one)
+    for a, b in zip(results(), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(deform_conv_triton, "MOST_ELEMENTS", one - 1)
+    with pytest.raises(ValueError, match=f"at most {one - 1:,} elements can be addressed, one image takes {one:,}"):
+        results()
+
+
+def test_images_that_the_kernels_cannot_address_take_the_plain_path(on_cuda, caplog):
+    def lowered(arrays):
+        return jax.jit(modulated_deform_conv).trace(*arrays).lower(lowering_platforms=("cuda",))
+
+    assert on_cuda(lowered(shapes_of(4, (2048, 2048), 64))) == {"forward": 2}
+    assert "xla" not in caplog.text
+    for _ in range(2):
+        assert on_cuda(lowered(shapes_of(1, (4096, 4096), 64))) == {}
+    assert [r.getMessage() for r in caplog.records if "xla" in r.getMessage()] == [
+        "deformable convolution: xla (one image takes 2,415,919,104 elements, the kernels address fewer than 2^31)"
+    ]
 
 
 def test_the_default_is_plain_jax_without_a_cuda_gpu(monkeypatch, caplog):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrsr_jax.evaluation import evaluate
 from rrsr_jax.models.masa import MASA, match_blocks
 from rrsr_jax.models.resampling import bicubic_downsample
 from rrsr_jax.weights import layouts as torch_layout
@@ -159,12 +158,3 @@ def test_a_sharp_version_of_the_input_is_found_where_it_is(params):
     inner = np.s_[1:-1, 1:-1]  # no match is centred at the edge, where the input's patches reach into its continuation
     np.testing.assert_array_equal(found["match_index"][0][0][inner], np.arange(16 * 8).reshape(16, 8)[inner])
     np.testing.assert_allclose(found["match_score"][0][0][inner], 1, rtol=1e-5)
-
-
-def test_evaluation_leaves_the_padding_to_the_model(params):
-    """Other padding would be in its statistics."""
-    rng = np.random.default_rng(0)
-    lr, ref = (rng.integers(0, 256, (*size, 3), np.uint8) for size in ((13, 20), (64, 80)))
-    run = evaluate.make_upscaler(tiny_masa())
-    padded = np.pad(lr, ((0, 19), (0, 12), (0, 0)))
-    np.testing.assert_array_equal(run(params, padded, ref, (13, 20)), run(params, lr, ref, (13, 20)))

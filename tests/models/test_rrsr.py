@@ -10,8 +10,6 @@ from flax import traverse_util
 
 from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
-from rrsr_jax.models.layers import pixel_shuffle
-from rrsr_jax.models.pfas import ReferenceAwareSelection
 from rrsr_jax.models.rrsr import RRSR
 from rrsr_jax.training import losses
 from rrsr_jax.training.step import reciprocal_terms
@@ -53,7 +51,7 @@ def test_vgg19_features_and_perceptual_loss(golden, state_dict):
     params = torch_layout.from_torch("vgg19", state_dict("vgg19"))
     apply = jax.jit(lambda image: VGG("relu5_1").apply({"params": params}, image[None]))
     features, other = apply(expected["image"]), apply(expected["other"])
-    assert set(features) == {f"relu{stage}_1" for stage in range(1, 6)}
+    assert set(features) == {f"relu{level}_1" for level in range(1, 6)}
     for name, value in features.items():
         assert relative_error(value, expected[name]) < 1e-4, name
     fro = losses.perceptual(features["relu5_1"], other["relu5_1"])
@@ -302,40 +300,18 @@ def test_no_gradient_through_the_match(tiny_params):
     assert all(v > 0 for k, v in size.items() if k != "correspondence")
 
 
-def test_selection_mixes_experts_as_in_equations_4_and_5():
-    """One mixed kernel equals the weighted sum of the experts' convolutions, plus the mixed bias, per image."""
-    (merged,) = images((2, 5, 6))
-    model = ReferenceAwareSelection(features=4, experts=3, gate=False)
-    variables = model.init(jax.random.key(1), merged)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape), jnp.float32), variables["params"])
-    got, found = model.apply({"params": params}, merged, mutable=["intermediates"])
-    routing = found["intermediates"]["routing"][0]
-    logits = merged.mean((1, 2)) @ params["router"]["kernel"] + params["router"]["bias"]
-    np.testing.assert_allclose(routing, 1 / (1 + np.exp(-logits)), rtol=1e-5)
-    dims = ("NHWC", "HWIO", "NHWC")
-    each = [
-        jax.lax.conv_general_dilated(merged, kernel, (1, 1), "SAME", dimension_numbers=dims) + bias
-        for kernel, bias in zip(params["experts"], params["bias"], strict=True)
-    ]
-    expected = sum(routing[:, k, None, None, None] * each[k] for k in range(3))
-    np.testing.assert_allclose(got, expected, atol=1e-4)
-
-
-def test_pixel_shuffle_orders_channels_before_positions():
-    x = jnp.arange(8.0).reshape(1, 1, 1, 8)  # (c, dy, dx) = (2, 2, 2)
-    np.testing.assert_array_equal(pixel_shuffle(x)[0, ..., 0], [[0, 1], [2, 3]])
-    np.testing.assert_array_equal(pixel_shuffle(x)[0, ..., 1], [[4, 5], [6, 7]])
-
-
 @pytest.mark.parametrize(
     ("lr", "ref", "message"),
     [
         (np.zeros((1, 8, 8, 4), np.float32), np.zeros((1, 32, 32, 3), np.float32), r"lr: .* \(N, H, W, 3\) expected"),
         (np.zeros((8, 8, 3), np.float32), np.zeros((1, 32, 32, 3), np.float32), r"lr: .* \(N, H, W, 3\) expected"),
         (np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 32, 32, 3), np.uint8), "ref: floating point .* uint8"),
-        (np.zeros((1, 2, 8, 3), np.float32), np.zeros((1, 32, 32, 3), np.float32), "input: 3x3 feature pixels .* 2x8"),
-        (np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 11, 32, 3), np.float32), "reference: 3x3 .* 2x8"),
+        (
+            np.zeros((1, 2, 8, 3), np.float32),
+            np.zeros((1, 32, 32, 3), np.float32),
+            "input: at least 3x3 feature pixels .* 2x8",
+        ),
+        (np.zeros((1, 8, 8, 3), np.float32), np.zeros((1, 11, 32, 3), np.float32), "reference: at least 3x3 .* 2x8"),
         (np.zeros((1, 8, 8, 3), np.float32), np.zeros((2, 32, 32, 3), np.float32), "batches of one size"),
     ],
 )

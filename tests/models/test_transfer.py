@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrsr_jax.models import layers
+from rrsr_jax.models import layers, resampling
 from rrsr_jax.models.matching import match_patches
 from rrsr_jax.models.transfer import coverage, similarity, transfer
 from tests.helpers import relative_error
@@ -101,7 +101,7 @@ def slow_bicubic(row, factor):
 def test_bicubic_interpolation(factor):
     x = random(2, 5, 7, 3)
     expected = np.apply_along_axis(slow_bicubic, 2, np.apply_along_axis(slow_bicubic, 1, x, factor), factor)
-    np.testing.assert_allclose(layers.bicubic(x, factor), expected, atol=1e-5)
+    np.testing.assert_allclose(resampling.bicubic(x, factor), expected, atol=1e-5)
 
 
 def test_transposed_convolution():

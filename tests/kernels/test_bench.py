@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say."""
+"""The benchmark of the kernels measures what it says."""
 
 import json
 import sys
@@ -33,6 +33,16 @@ def test_floors_count_every_array_once():
     dense = 2 * y.size * 9 * TINY.channels
     assert dense < forward.operations < 1.5 * dense + 81 * y.size
     assert forward.plain_bytes > 9 * forward.bytes
+
+
+def test_any_function_can_be_compiled_and_timed():
+    a = np.ones((8, 16), np.float32)
+    product = bench.compiled(lambda a, b: a @ b, a, a.T)
+    both = bench.compiled(bench.with_gradients(lambda a, b: a @ b), a, a.T)
+    assert product.operations >= 2 * 8 * 16 * 8 - 8 * 8
+    assert both.operations > 2.5 * product.operations
+    seconds = bench.in_turns({"product": product, "both": both}, 1)
+    assert all(0 < value < 60 for value in seconds.values())
 
 
 def test_kernel_benchmark(monkeypatch, tmp_path, capsys):
