@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from rrsr_jax import models
 from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation import evaluate, protocols, report, results
+from rrsr_jax.evaluation import correspondence as matching
+from rrsr_jax.evaluation import evaluate, protocols, report, results, super_resolution
 from rrsr_jax.evaluation.protocols import TestSet
 from rrsr_jax.evaluation.results import Results
 from rrsr_jax.models.correspondence import CorrespondenceNet
@@ -71,15 +72,29 @@ def _super_resolution(config: ConfigDict, mesh: Mesh) -> Stage:
     create, make_step = create_state, make_train_step
     if config.stage == "gan":
         create, make_step = gan.create_gan_state, gan.make_gan_step
+    upscaler = evaluate.make_upscaler(model)
+
+    def evaluate_at(params, step, workdir, stop):
+        return super_resolution.evaluate_sets(
+            None if params is None else functools.partial(upscaler, params),
+            test_sets,
+            workdir=workdir,
+            identity=results.identity(params, step, config),
+            border=config.eval.border,
+            shown=config.eval.shown,
+            sheets=config.eval.sheets,
+            stop=stop,
+        )
+
     return Stage(
         *_states(model, create, config, mesh),
         make_step(model, config, mesh),
         test_sets,
-        results.super_resolution(model, test_sets, config),
-        report.table,
+        evaluate_at,
+        report.as_text,
         tuple(models.MODELS),
         False,
-        functools.partial(_strip, evaluate.make_upscaler(model)),
+        functools.partial(_strip, upscaler),
     )
 
 
@@ -90,13 +105,25 @@ def _matching(config: ConfigDict, mesh: Mesh) -> Stage:
             f"config.data.patch: at least {matcher.SMALLEST} expected, or a pair has too few correspondences to learn from, "
             f"got {config.data.patch}"
         )
-    test_sets = protocols.test_sets(config.eval)
+    test_sets, accuracy = protocols.test_sets(config.eval), matching.make_accuracy(net)
+
+    def evaluate_at(params, step, workdir, stop):
+        return matching.evaluate_sets(
+            accuracy,
+            params,
+            test_sets,
+            random_params=initial.draw_model(net, config.seed),
+            patch=config.eval.patch,
+            warp_range=config.data.warp_range,
+            stop=stop,
+        )
+
     return Stage(
         *_states(net, create_state, config, mesh),
         matcher.make_matcher_step(net, config, mesh),
         test_sets,
-        matcher.evaluation(net, test_sets, config),
-        matcher.table,
+        evaluate_at,
+        matching.as_text,
         ("correspondence",),
         True,
         lambda params, batch: {},

@@ -109,7 +109,7 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
     elif config.init_from or any(whole.values()):
         params = place(stage.initial_state().params, mesh)
         step = f"{config.init_from} {config.weights.to_json()}"
-    elif stage.needs_model or any(set(test_set.columns) != {"bicubic"} for test_set in stage.test_sets):
+    elif stage.needs_model or any(set(test_set.references) != {"bicubic"} for test_set in stage.test_sets):
         without = "" if stage.needs_model else "; or --config.eval.references=bicubic, which needs no model"
         raise InputError(
             f"no checkpoint in {workdir}/checkpoints; the folder of a run expected that has saved one (or "
@@ -201,7 +201,7 @@ def _evaluate(stage: Stage, config, workdir: pathlib.Path, params, step: int | s
             log("stopped while evaluating; the same command goes on from there")
             found = None
     if found:
-        results.write(workdir / "results.json", results.describe(params, step, config), found)
+        results.write(workdir / "results.json", results.identity(params, step, config), found)
         log(f"step {step}: results in {workdir}/results.json")
         print(stage.table(found))
     if jax.process_count() > 1:
