@@ -127,6 +127,7 @@ def evaluate_set(
                     if reference == "bicubic":
                         sr = upscale(downscale(hr))
                     else:
+                        assert upscaler, "a reference other than bicubic needs a model"
                         ref = test_set.reference_image(reference, index, example)
                         published = test_set.pads_as_published(reference)
                         inputs = paper_inputs(hr, ref) if published else bucket_inputs(hr, ref, plan[index, reference])

@@ -71,7 +71,7 @@ NEED_ANOTHER = ("unrelated", "other")  # and these need a second image in the se
 PairShape = tuple[int, int, int, int]
 
 
-class TestSet(Sequence):
+class TestSet:
     """The examples of one test set, and the references to evaluate it with.
 
     An example is a dict with `name`, `hr` (., ., 3) uint8, and `refs`, a list of images of that kind.

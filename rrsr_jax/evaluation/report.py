@@ -22,7 +22,7 @@ def as_text(results: Results) -> str:
 def _set_lines(name: str, result: SetResult) -> list[str]:
     images, base = result["images"], result["references"].get("bicubic", {}).get("psnr_y")
     lines = [
-        f"{name}: {images} images, on Y, {result['border']} pixels of border left out; lower GMSD is better",
+        f"{name}: {images} images, on Y, {result.get('border', 0)} pixels of border left out; lower GMSD is better",
         f"{'':24}{'PSNR':>10}{'SSIM':>9}{'GMSD':>9}{'gain':>10}{'worse than LR itself':>23}",
     ]
     for reference, row in result["references"].items():
@@ -42,7 +42,7 @@ def _set_lines(name: str, result: SetResult) -> list[str]:
 def _is_comparable(name: str, result: SetResult) -> bool:
     """Whether these are all images of a benchmark, padded as published."""
     complete = name in datasets.BUILDERS and result["images"] == datasets.BUILDERS[name].COUNT and not result["failed"]
-    return complete and result["published_padding"]
+    return complete and result.get("published_padding", False)
 
 
 def write_sheets(folder: pathlib.Path, test_set: TestSet, evaluation: Evaluation, number: int) -> None:
@@ -59,8 +59,8 @@ def write_sheets(folder: pathlib.Path, test_set: TestSet, evaluation: Evaluation
     names = evaluation.names
     for index in np.linspace(0, len(names) - 1, min(number, len(names))).round().astype(int).tolist():
         name = names[index]
-        scores = [evaluation.scores[r].get(name) for r in ("bicubic", reference)]
-        if all(scores):
+        scores = [evaluation.scores[r][name] for r in ("bicubic", reference) if name in evaluation.scores[r]]
+        if len(scores) == 2:
             example = test_set[index]
             bicubic, sr = (np.asarray(Image.open(folder / r / f"{name}.png")) for r in ("bicubic", reference))
             ref = test_set.reference_image(reference, index, example)

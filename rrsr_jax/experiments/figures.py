@@ -14,9 +14,9 @@ import csv
 import functools
 import io
 import pathlib
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -137,13 +137,12 @@ def _observe(
     Returns:
       sr; the aligned features' mean over channels, (N, H, W), by scale and number; the routing weights, (N, K), by FAS block.
     """
-    sr, found = model.apply(variables, lr, ref, mutable=["intermediates"])
+    sr, variables = model.apply(variables, lr, ref, mutable=["intermediates"])
+    found: Any = variables.get("intermediates", {})
+    blocks = {block: kept for block, kept in found.items() if block.startswith("fas_")}
     aligned, routing = {}, {}
-    blocks = {
-        block: found["intermediates"][block] for block in found.get("intermediates", {}) if block.startswith("fas_")
-    }
     for block in sorted(blocks):
-        scale, number = re.fullmatch(r"fas_(\dx)_(\d+)", block).groups()
+        _, scale, number = block.split("_")  # fas_2x_1
         aligned.setdefault(scale, {})[int(number)] = blocks[block]["aligned"][0].mean(-1)
         if "select" in blocks[block]:
             routing[f"{scale} {int(number) + 1}"] = blocks[block]["select"]["routing"][0]

@@ -68,7 +68,7 @@ def descriptors(net: nn.Module, params: Mapping, lr_up: jax.Array, ref: jax.Arra
     return _unit(first), _unit(second)
 
 
-def _unit(features: jax.Array) -> jax.Array:
+def _unit(features) -> jax.Array:
     return features * jax.lax.rsqrt(jnp.maximum((features**2).sum(-1, keepdims=True), 1e-12))
 
 

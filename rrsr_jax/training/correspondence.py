@@ -40,7 +40,7 @@ def contrastive_terms(
         terms["triplet"] = losses.triplet(*pair, target, inside)
     if weights["distillation"]:
         teacher = jax.lax.stop_gradient(descriptors(net, params["teacher"], hr, warped))
-        terms["distillation"] = losses.distillation(tuple(pair), tuple(teacher), target, inside)
+        terms["distillation"] = losses.distillation(pair, teacher, target, inside)
     return terms
 
 

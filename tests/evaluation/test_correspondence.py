@@ -1,38 +1,45 @@
 """Evaluation of a correspondence net."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
-from rrsr_jax.data.datasets import embedded_photographs
 from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.evaluation import correspondence, protocols
 from rrsr_jax.evaluation.evaluate import Stopped
-from rrsr_jax.models.correspondence import CorrespondenceNet, untrained
-from tests.helpers import images, random_params, tiny_config
+from rrsr_jax.models.correspondence import CorrespondenceNet
+from tests.helpers import noise, random_params, tiny_config
 
 NET = CorrespondenceNet((4, 6, 8))
 
 
-@pytest.fixture(scope="module")
-def initial():
-    """Random parameters of `NET`, as it draws them."""
-    return jax.jit(NET.init)(jax.random.key(0), *images((1, 12, 12), (1, 12, 12)))["params"]
+class Pixels(nn.Module):
+    """A net whose descriptors are the 4 x 4 pixels of a cell: it finds every cell that has moved by whole cells."""
+
+    def __call__(self, *images):
+        def cells(x):
+            n, h, w, c = x.shape
+            return x.reshape(n, h // 4, 4, w // 4, 4, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // 4, w // 4, 16 * c)
+
+        return tuple(map(cells, images))
 
 
-def test_accuracy_of_an_image_with_itself_and_with_nothing(initial):
-    (photograph,) = embedded_photographs(("coffee",), 96)
-    image = np.ascontiguousarray(photograph[:96, :128])
-    accuracy, params = correspondence.make_accuracy(NET), untrained(initial)
-    assert accuracy(params, image, image, np.eye(3, dtype=np.float32)) == 1
+def test_matches_within_a_cell_of_the_truth_count():
+    accuracy, params = correspondence.make_accuracy(Pixels()), {"branch_lr": {}, "branch_ref": {}}
+    image = noise(96, 128)
     moved = np.roll(image, (8, 12), (0, 1))
-    shift = np.array([[1, 0, 12], [0, 1, 8], [0, 0, 1]], np.float32)
-    assert accuracy(params, image, moved, shift) > 0.95
-    assert (
-        accuracy(params, image, moved, np.float32([[1, 0, 8], [0, 1, 12], [0, 0, 1]])) > 0.9
-    )  # one cell off, in x and y
-    assert accuracy(params, image, moved, np.float32([[1, 0, 12], [0, 1, 0], [0, 0, 1]])) < 0.3  # two cells
-    assert accuracy(params, image, moved, np.eye(3, dtype=np.float32)) < 0.3
+
+    def share(second, dy, dx):
+        return float(accuracy(params, image, second, np.array([[1, 0, dx], [0, 1, dy], [0, 0, 1]], np.float32)))
+
+    assert share(image, 0, 0) == 1
+    assert share(moved, 8, 12) == 1
+    assert share(moved, 12, 8) == 1  # the truth is one cell away, in y and in x
+    assert share(moved, 8, 20) < 0.01  # two cells, in x only
+    assert share(moved, 0, 12) < 0.01  # two cells, in y only
+    half = np.concatenate([image[:, :64], moved[:, 64:]], axis=1)
+    assert 0.4 < share(half, 0, 0) < 0.5
 
 
 def evaluate(accuracy, test_sets, params, patch=48, stop=bool):
