@@ -16,7 +16,7 @@ from rrsr_jax.data import prepare
 from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.evaluation import evaluate, protocols
 from rrsr_jax.evaluation.metrics import quality, to_uint8
-from tests.helpers import damage, grey, nearest, noise, open_set, tiny_rrsr, write
+from tests.helpers import damage, grey, nearest, noise, open_set, random_params, tiny_rrsr, write
 
 IDENTITY = {"step": 1}
 
@@ -230,18 +230,19 @@ def test_padding_out_of_reach_is_left_out_and_changes_nothing(monkeypatch):
     lr = np.zeros((140, 16, 3), np.uint8)
     lr[:14, :11] = noise(14, 11)
     ref = noise(60, 64, 1)
-    params = model.init(jax.random.key(0), lr[None] / 255.0, ref[None] / 255.0)["params"]
-    grown = jax.tree.map(lambda a: 3 * a + 0.02 * jax.random.normal(jax.random.key(a.size), a.shape), params)
+    params = random_params(model)
     assert model.reach == 1 + 2 + 8 + math.ceil(8 + 14 / 2 + 8 / 4) < 140 - 32 - 14
     monkeypatch.setattr(evaluate, "SIZE_MULTIPLE", 1)
     seen = []
-    uncut = model.apply({"params": grown}, *(a[None].astype(np.float32) / 255 for a in (lr, ref)), np.array([[14, 11]]))
+    uncut = jax.jit(model.apply)(
+        {"params": params}, *(a[None].astype(np.float32) / 255 for a in (lr, ref)), np.array([[14, 11]])
+    )
     monkeypatch.setattr(
         type(model),
         "apply",
         lambda self, v, lr, *a, **k: seen.append(lr.shape) or nn.Module.apply(self, v, lr, *a, **k),
     )
-    sr = evaluate.make_upscaler(model)(grown, lr, ref, (14, 11))
+    sr = evaluate.make_upscaler(model)(params, lr, ref, (14, 11))
     assert seen == [(1, 14 + model.reach, 16, 3)]
     np.testing.assert_array_equal(sr[:56, :44], to_uint8(uncut[0])[:56, :44])
     assert sr[:56, :44].std() > 5
