@@ -75,6 +75,7 @@ def get_config() -> ConfigDict:
     c.ema_decay = 0.0  # 0 switches the moving average off
 
     c.log_every = 100
+    c.profile_steps = 0  # traced for a profile viewer, in WORKDIR/profile
     c.image_every = 5_000
     c.checkpoint_every = 1_000
     c.keep_checkpoints = 3

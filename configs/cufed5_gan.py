@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     c.loss = ConfigDict(dict(rec=1.0, rtrr=0.4, perceptual=1e-4, adversarial=1e-6))
     c.penalty = 10.0  # weight of the gradient penalty
     c.discriminator = ConfigDict(dict(features=(32, 64, 128, 256, 512), head=1024))
-    c.learning_rates.update(discriminator=1e-4, discriminator_stats=0.0, perceptual=0.0)
+    c.learning_rates.discriminator = 1e-4
     return c

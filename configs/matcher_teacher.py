@@ -14,11 +14,11 @@ def get_config() -> ConfigDict:
     c = cufed5.get_config()
     c.stage = "teacher"
     c.model = ConfigDict(dict(name="correspondence", channels=(64, 128, 256)))
-    c.weights = ConfigDict(dict(vgg="", correspondence=""))
+    c.weights = ConfigDict(dict(vgg16="", vgg="", correspondence=""))
     c.data.warp_range = (0.0, 10.0)
     c.batch_size = 8
     c.steps = 5_000
     c.loss = ConfigDict(dict(triplet=1.0, distillation=0.0))
-    c.learning_rates = ConfigDict(dict(default=1e-3, teacher=0.0))
+    c.learning_rates = ConfigDict(dict(default=1e-3))
     c.decay_steps = ()
     return c

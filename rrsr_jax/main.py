@@ -12,8 +12,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rrsr_jax.console import log
-from rrsr_jax.errors import FULL_DISK, InputError
+from rrsr_jax.console import exit_on_error, log
+from rrsr_jax.errors import InputError
 from rrsr_jax.training import train
 from rrsr_jax.workdir import saved_config
 from rrsr_jax.workdir.integrity import description
@@ -42,16 +42,8 @@ def main(argv: list[str]) -> None:
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
-    try:
+    with exit_on_error():
         run(_CONFIG.value, _WORKDIR.value)
-    except (InputError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        print(f"error: {error}; free space and give the same command again", file=sys.stderr)
-        sys.exit(2)
 
 
 class _ToLog(python_logging.Handler):

@@ -17,6 +17,8 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import protocols
 from rrsr_jax.models import matching
 from rrsr_jax.models.rrsr import RRSR
+from rrsr_jax.training import stages
+from rrsr_jax.training.step import make_mesh
 from tests.golden import recipe
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -161,6 +163,11 @@ def tiny_config(**changes):
     config.update(batch_size=2, steps=3, log_every=1, image_every=2, checkpoint_every=2)
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
     return config
+
+
+def initial_state(config):
+    """The state that a run of the config starts with, on one device."""
+    return stages.build(config, make_mesh(jax.devices()[:1])).initial_state()
 
 
 def gan_config(**changes):

@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     c.loss.update(perceptual=0.0, adversarial=5e-3)
     c.penalty = full.penalty
     c.discriminator = ConfigDict(dict(features=(16, 32, 64), head=128))
-    c.learning_rates.update(discriminator=1e-4, discriminator_stats=0.0, perceptual=0.0, default=1e-4, vgg=1e-4)
+    c.learning_rates.update(discriminator=1e-4, default=1e-4, vgg=1e-4)
     c.steps = 250
     c.decay_steps = ()
     return c

@@ -18,7 +18,7 @@ from rrsr_jax.errors import InputError
 ON_DEVICE = 2  # batches that wait there
 
 
-class PassOver(Sequence):
+class SkipDamaged(Sequence):
     """A dataset whose damaged records are replaced by the next good one; examples say under `skipped` how many were damaged."""
 
     def __init__(self, examples: Sequence[Mapping[str, Any]]):
@@ -140,6 +140,26 @@ def _check_size(element: Mapping[str, Any], patch: int) -> tuple[int, int]:
     return height, width
 
 
+def reciprocal_pairs(config: ConfigDict, has_references: bool) -> list[grain.transforms.RandomMap]:
+    """Transforms to what super-resolution learns from: `lr`, `hr`, `ref`, `ref_p` and `ref_lr_p`, see `Reciprocal`.
+
+    Args:
+      config: the `data` part of a config.
+      has_references: whether examples have references; a photograph without any gets another view of itself.
+    """
+    pair = ChooseReference(config.patch) if has_references else MakePair(config.patch, config.view)
+    return [pair, FlipAndTurn(), Reciprocal(config.warp, *config.warp_range)]
+
+
+def warped_pairs(config: ConfigDict, has_references: bool) -> list[grain.transforms.RandomMap]:
+    """Transforms to what the correspondence net learns from, see `WarpedPair`; it needs no references.
+
+    Arguments as in `reciprocal_pairs`.
+    """
+    del has_references
+    return [Crop(config.patch), FlipAndTurn(), WarpedPair(*config.warp_range)]
+
+
 def training_batches(
     config: ConfigDict,
     batch_size: int,
@@ -147,7 +167,7 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     to_device: Callable[[dict[str, np.ndarray]], dict[str, Any]] | None = None,
-    stage: str = "rec",
+    transforms: Callable[[ConfigDict, bool], Sequence[grain.transforms.RandomMap]] = reciprocal_pairs,
 ) -> grain.DatasetIterator:
     """Endless batches of 8-bit images for one process, with `get_state` and `set_state`.
 
@@ -157,12 +177,11 @@ def training_batches(
       seed: of shuffling, augmentation and warps.
       process_index, process_count: this process, of all.
       to_device: applied to every batch, a few batches ahead.
-      stage: what is trained; `teacher` and `student` get pairs of an image and its warp.
+      transforms: `reciprocal_pairs` or `warped_pairs`.
 
     Returns:
-      Iterator over dicts of `lr`, `hr`, `ref`, `ref_p`, `ref_lr_p`, each (batch_size / process_count, ., ., 3) uint8, or of `lr`,
-      `hr`, `warped`, and `homography` (batch_size / process_count, 3, 3) float32, from pixels of `hr` to those of `warped`; with
-      `config.skip_damaged` also `skipped`, the number of damaged records passed over for each image.
+      Iterator over dicts of arrays with batch_size / process_count rows: 8-bit images (., ., ., 3), and for `warped_pairs` the
+      `homography` (., 3, 3) float32; with `config.skip_damaged` also `skipped`, how many damaged records came before each image.
 
     Raises:
       InputError: wrong settings or data; says what was expected.
@@ -191,14 +210,9 @@ def training_batches(
         examples = datasets.Prepared(config.name, config.dir)
         has_references = examples.has_references
         if config.skip_damaged:
-            examples = PassOver(examples)
-    if stage in ("teacher", "student"):
-        transforms = [Crop(config.patch), FlipAndTurn(), WarpedPair(*config.warp_range)]
-    else:
-        pair = ChooseReference(config.patch) if has_references else MakePair(config.patch, config.view)
-        transforms = [pair, FlipAndTurn(), Reciprocal(config.warp, *config.warp_range)]
+            examples = SkipDamaged(examples)
     dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
-    for transform in transforms:
+    for transform in transforms(config, has_references):
         dataset = dataset.random_map(transform)
     dataset = dataset[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
     batches = dataset.to_iter_dataset(

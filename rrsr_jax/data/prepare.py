@@ -15,7 +15,6 @@ import io
 import os
 import pathlib
 import shutil
-import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -24,11 +23,12 @@ import tensorflow_datasets as tfds
 import tqdm
 from absl import logging
 
+from rrsr_jax.console import exit_on_error
 from rrsr_jax.data import datasets
 from rrsr_jax.errors import InputError
 
 
-class Summary(NamedTuple):
+class Preparation(NamedTuple):
     """What a preparation did.
 
     Attributes:
@@ -56,7 +56,7 @@ def prepare(
     skip_bad: bool = False,
     smallest: int = datasets.SMALLEST,
     tile: int = 0,
-) -> Summary:
+) -> Preparation:
     """Makes the dataset `name` in `data_dir` of the images in `source`; does nothing if it is there.
 
     Args:
@@ -82,7 +82,7 @@ def prepare(
     with _staging(pathlib.Path(data_dir), name) as staging:
         if folder.is_dir():
             try:
-                return Summary(folder, len(datasets.Prepared(name, data_dir)), new=False)
+                return Preparation(folder, len(datasets.Prepared(name, data_dir)), new=False)
             except InputError as error:
                 raise InputError(f"{folder} is there but cannot be read; remove it and try again") from error
         files, problems = _list(cls, pathlib.Path(source), count)
@@ -119,7 +119,7 @@ def prepare(
             os.rename(staging / folder.relative_to(data_dir), folder)
         except (OSError, RuntimeError) as error:  # the record writer's errors are RuntimeErrors
             raise InputError(f"cannot write to {data_dir}: {error}") from error
-    return Summary(folder, number, images, dict(changes), tuple(problems))
+    return Preparation(folder, number, images, dict(changes), tuple(problems))
 
 
 def _read_back(name: str, data_dir: pathlib.Path) -> int:
@@ -130,16 +130,16 @@ def _read_back(name: str, data_dir: pathlib.Path) -> int:
         raise InputError(f"what was written cannot be read back (is the disk full?): {error}") from error
 
 
-def report(name: str, summary: Summary) -> str:
-    """The summary as text."""
-    if not summary.new:
+def report(name: str, outcome: Preparation) -> str:
+    """What a preparation did, as text."""
+    if not outcome.new:
         return (
-            f"{name} is prepared already: {summary.examples:,} examples in {summary.folder} (remove it to start anew)"
+            f"{name} is prepared already: {outcome.examples:,} examples in {outcome.folder} (remove it to start anew)"
         )
-    lines = [f"{name}: {summary.examples:,} examples with {summary.images:,} images, all checked, in {summary.folder}"]
-    lines += [f"  {number:,} x {change}" for change, number in summary.changes.items()]
-    if summary.refused:
-        lines += [f"left out ({len(summary.refused)}):", _lines(summary.refused)]
+    lines = [f"{name}: {outcome.examples:,} examples with {outcome.images:,} images, all checked, in {outcome.folder}"]
+    lines += [f"  {number:,} x {change}" for change, number in outcome.changes.items()]
+    if outcome.refused:
+        lines += [f"left out ({len(outcome.refused)}):", _lines(outcome.refused)]
     return "\n".join(lines)
 
 
@@ -186,7 +186,7 @@ def _lines(problems) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prepares and prints a summary; bad input ends with a message and exit status 2."""
+    """Prepares a dataset and says what was done; bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, metavar="NAME")
     parser.add_argument("--source", required=True, metavar="DIR", help="folder with the images")
@@ -199,8 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tile", type=int, default=0, metavar="N", help="cut photographs into pieces of N x N pixels")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
-    try:
-        summary = prepare(
+    with exit_on_error(interrupted="nothing is prepared"):
+        outcome = prepare(
             options.dataset,
             options.source,
             options.data_dir,
@@ -209,13 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
             smallest=options.smallest,
             tile=options.tile,
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; nothing is prepared", file=sys.stderr)
-        sys.exit(130)
-    print(report(options.dataset, summary).encode(errors="backslashreplace").decode())
+    print(report(options.dataset, outcome).encode(errors="backslashreplace").decode())
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ from rrsr_jax.evaluation import drawing, protocols
 from rrsr_jax.evaluation.drawing import Tile
 from rrsr_jax.evaluation.metrics import to_uint8
 from rrsr_jax.experiments import runs
-from rrsr_jax.training.initial import GAN_PARTS
 from rrsr_jax.workdir import saved_config
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.files import write_atomically
 from rrsr_jax.workdir.integrity import description
+from rrsr_jax.workdir.state import eval_params
 
 SMALLEST_LR = 3  # pixels a side: one patch of the matching
 
@@ -83,7 +83,7 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
     config = runs.load_config(path, options.set)
     checkpoints = Checkpoints(workdir)
     log(f"restoring checkpoint {checkpoints.latest()}")
-    params = {k: v for k, v in checkpoints.params(averaged=True).items() if k not in GAN_PARTS}
+    params = eval_params(checkpoints.read_state())
     checkpoints.close()
     observe = jax.jit(functools.partial(_observe, models.build(config.model)))
     names, routing = [], {}

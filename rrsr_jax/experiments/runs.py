@@ -18,10 +18,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rrsr_jax.data import pipeline
 from rrsr_jax.errors import InputError
-from rrsr_jax.training import stages
-from rrsr_jax.training.step import make_decay, make_mesh
+from rrsr_jax.training import train
 
 # A step is timed over at least so many steps and seconds, after the first.
 TIMED_STEPS, TIMED_SECONDS = 3, 10.0
@@ -143,13 +141,10 @@ def check(run: Run) -> None:
     """Raises InputError for what would end the run before its first step: model, schedule, data, test sets."""
     config = run.config
     try:
-        make_decay(config)
-        if not stages.build(config, make_mesh()).test_sets:
+        stage, batches = train.open_run(config)
+        batches.close()
+        if not stage.test_sets:
             raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
-        with contextlib.closing(
-            pipeline.training_batches(config.data, config.batch_size, config.seed, stage=config.stage)
-        ):
-            pass
     except InputError as error:
         raise InputError(f"{run.path}: {error}") from error
 

@@ -2,7 +2,10 @@
 student, whose first branch sees the upsampled low-resolution one. An image corresponds to its own perspective warp.
 """
 
+import functools
+import pathlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,43 +13,166 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rrsr_jax.models.correspondence import correspondences, descriptors
+from rrsr_jax import models
+from rrsr_jax.data import pipeline
+from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import correspondence as matching
+from rrsr_jax.evaluation.results import Results
+from rrsr_jax.models.correspondence import CorrespondenceNet, correspondences, descriptors, untrained
 from rrsr_jax.models.resampling import bicubic_upsample
 from rrsr_jax.training import losses
-from rrsr_jax.training.step import minimise
+from rrsr_jax.training.initial import fitted, initialise, initialise_model, load_part, read_source
+from rrsr_jax.training.stage import Stage
+from rrsr_jax.training.step import DATA_AXIS, Step, create_state, minimise
 from rrsr_jax.workdir.state import TrainState
 
-SMALLEST = 80  # pixels a side that leave enough correspondences inside, when warped
+SMALLEST_PATCH = 80  # pixels a side that leave enough correspondences inside, when warped
 
 
 def contrastive_terms(
-    net: nn.Module, params: Mapping, batch: Mapping[str, jax.Array], weights: Mapping[str, float], blurred: bool
+    net: nn.Module,
+    params: Mapping[str, Any],
+    teacher: Mapping[str, Any] | None,
+    batch: Mapping[str, jax.Array],
+    weights: Mapping[str, float],
+    axis_name: str | None = None,
 ) -> dict[str, jax.Array]:
-    """The terms of weight above zero of `triplet` and, with the parameters under `teacher`, `distillation`.
+    """The terms of weight above zero of `triplet` and, with a teacher, `distillation`.
 
     Args:
       net: the correspondence net.
       params: its parameters.
+      teacher: parameters of its teacher; None for a teacher. A student's first branch sees the upsampled `lr`, a teacher's `hr`.
       batch: `lr`, `hr`, `warped` and `homography`, see `pipeline.WarpedPair`.
       weights: by term.
-      blurred: whether the first branch sees the upsampled `lr` (the student) instead of `hr`.
+      axis_name: of the devices that share the batch, if any.
     """
     hr, warped = batch["hr"], batch["warped"]
     position, inside = correspondences(batch["homography"], *hr.shape[1:3])
     target = jnp.where(inside[..., None], jnp.round(position), 0).astype(jnp.int32)
-    pair = descriptors(net, params, bicubic_upsample(batch["lr"]) if blurred else hr, warped)
+    pair = descriptors(net, params, hr if teacher is None else bicubic_upsample(batch["lr"]), warped)
     terms = {}
     if weights["triplet"]:
-        terms["triplet"] = losses.triplet(*pair, target, inside)
-    if weights["distillation"]:
-        teacher = jax.lax.stop_gradient(descriptors(net, params["teacher"], hr, warped))
-        terms["distillation"] = losses.distillation(pair, teacher, target, inside)
+        terms["triplet"] = losses.triplet(*pair, target, inside, axis_name=axis_name)
+    if teacher is not None and weights["distillation"]:
+        shown = jax.lax.stop_gradient(descriptors(net, teacher, hr, warped))
+        terms["distillation"] = losses.distillation(pair, shown, target, inside, axis_name=axis_name)
     return terms
 
 
-def make_matcher_step(
-    net: nn.Module, config: ConfigDict, mesh: Mesh
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step of the stages teacher and student, (state, batch) -> (state, metrics); see `step.minimise`."""
-    weights, blurred = config.loss.to_dict(), config.stage == "student"
-    return minimise(lambda params, batch: contrastive_terms(net, params, batch, weights, blurred), config, mesh)
+def make_matcher_step(net: nn.Module, config: ConfigDict, mesh: Mesh) -> Step:
+    """The compiled step of the stages teacher and student; see `step.minimise`."""
+    weights = config.loss.to_dict()
+
+    def terms(params, frozen, batch):
+        return contrastive_terms(net, params, frozen.get("teacher"), batch, weights, axis_name=DATA_AXIS)
+
+    return minimise(terms, config, mesh)
+
+
+class Teacher(Stage):
+    """The correspondence net, both branches on sharp images (stage `teacher`)."""
+
+    SOURCES = ("teacher",)
+    COMPLETE_WEIGHTS = ("correspondence",)
+    NEEDS_MODEL = True
+    TRANSFORMS = staticmethod(pipeline.warped_pairs)
+
+    def __init__(self, config: ConfigDict, mesh: Mesh):
+        """See `Stage`; also InputError for patches with too few correspondences."""
+        super().__init__(config, mesh)
+        if config.data.patch < SMALLEST_PATCH:
+            raise InputError(
+                f"config.data.patch: at least {SMALLEST_PATCH} expected, or a pair has too few correspondences to learn from, "
+                f"got {config.data.patch}"
+            )
+        self._step = make_matcher_step(self.model, config, mesh)
+        self._accuracy = matching.make_accuracy(self.model)
+
+    def build_model(self) -> nn.Module:
+        """See `Stage`."""
+        return models.build(self.config.model, {"correspondence": CorrespondenceNet})
+
+    def random_state(self, key: jax.Array) -> TrainState:
+        """See `Stage`."""
+        return create_state(self.config, initialise_model(self.model, key))
+
+    def initial_state(self) -> TrainState:
+        """See `Stage`; the parameters come from `config.init_from`, or are those of `fresh_params`."""
+        source = read_source(self.config, self.SOURCES)
+        params = fresh_params(self.model, self.config)
+        return create_state(self.config, fitted(self.config, params, source.state.generator) if source else params)
+
+    def step(self, number: int) -> Step:
+        """See `Stage`."""
+        return self._step
+
+    def evaluate(
+        self, params: Mapping[str, Any] | None, step: int | str, workdir: pathlib.Path, stop: Callable[[], bool]
+    ) -> Results:
+        """See `Stage`: shares of correct matches."""
+        return matching.evaluate_sets(
+            self._accuracy,
+            params,
+            self.test_sets,
+            random_params=initialise(functools.partial(initialise_model, self.model), self.config.seed),
+            patch=self.config.eval.patch,
+            warp_range=self.config.data.warp_range,
+            stop=stop,
+        )
+
+    def report(self, results: Results) -> str:
+        """See `Stage`."""
+        return matching.as_text(results)
+
+
+class Student(Teacher):
+    """The correspondence net as super-resolution uses it: the first branch sees the upsampled image (stage `student`)."""
+
+    SOURCES = ("teacher", "student")
+
+    def random_state(self, key: jax.Array) -> TrainState:
+        """See `Stage`."""
+        params = initialise_model(self.model, key)
+        return create_state(self.config, params, frozen={"teacher": jax.tree.map(jnp.copy, params)})
+
+    def initial_state(self) -> TrainState:
+        """See `Stage`; a student starts as its teacher.
+
+        The teacher is the run `config.init_from`, or comes from `config.weights.correspondence`. From a student's run, student
+        and teacher go on as they are.
+        """
+        source = read_source(self.config, self.SOURCES)
+        if not source and not self.config.weights.correspondence:
+            raise InputError(
+                "config.init_from is empty; the workdir of a run of stage teacher expected, see configs/, or "
+                "config.weights.correspondence, a teacher from elsewhere"
+            )
+        params = fresh_params(self.model, self.config)
+        if source:
+            params = fitted(self.config, params, source.state.generator)
+        goes_on = source is not None and source.stage == "student"
+        teacher = source.state.frozen["teacher"] if goes_on else jax.tree.map(jnp.copy, params)
+        return create_state(self.config, params, frozen={"teacher": teacher})
+
+
+def fresh_params(net: nn.Module, config: ConfigDict) -> dict[str, Any]:
+    """Parameters of the correspondence net without an earlier run.
+
+    They come from `config.weights.correspondence`; else both branches start as the VGG-16 of `config.weights.vgg16`, as in
+    C2-Matching, or the VGG-19 of `config.weights.vgg`; else they are those of `untrained`.
+
+    Raises:
+      InputError: a file that cannot be read or does not fit.
+    """
+    params = untrained(initialise(functools.partial(initialise_model, net), config.seed))
+    if path := config.weights.correspondence:
+        named = {"correspondence": params}
+        load_part(named, "correspondence", path)
+        return named["correspondence"]
+    for part in ("vgg16", "vgg"):
+        if path := config.weights[part]:
+            for branch in params:
+                load_part(params, part, path, branch)
+            break
+    return params

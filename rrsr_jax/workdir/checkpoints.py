@@ -28,10 +28,11 @@ from rrsr_jax.console import log
 from rrsr_jax.errors import FULL_DISK, InputError, check_shapes
 from rrsr_jax.workdir.files import write_atomically
 from rrsr_jax.workdir.integrity import has_checkpoint, newest_intact, write_checksums
-from rrsr_jax.workdir.state import TrainState, eval_params
+from rrsr_jax.workdir.state import TrainState
 
 # What may differ between a run and its continuation: nothing that changes an update already made.
-_FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "weights", "init_from", "eval")
+_FREE_RUN = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "profile_steps")
+_FREE = (*_FREE_RUN, "weights", "init_from", "eval")
 _FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
 SAME_RESULT = ("deform_conv", "match_tile", "remat")  # fields of a model: where and when it computes, not what
 _FREE_MODEL = (*SAME_RESULT, "dtype", "match_coarse", "match_dtype")  # how exactly; parameters are the same
@@ -74,15 +75,6 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
             f"--workdir={path.parent} holds another config's run; choose another folder or its config:\n  "
             + "\n  ".join(differences)
         )
-
-
-def stage_of(workdir: pathlib.Path) -> str:
-    """The stage of the run in `workdir`: teacher, student, rec or gan."""
-    path = workdir / "config.json"
-    try:
-        return json.loads(path.read_text()).get("stage", "rec")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: the config of a run expected ({error})") from error
 
 
 class Checkpoints:
@@ -171,14 +163,13 @@ class Checkpoints:
         with self._unreadable():
             return self._manager.restore(step, args=ocp.args.Composite(**parts))["state"]
 
-    def params(self, averaged: bool = False) -> Mapping:
-        """The newest checkpoint's parameters as NumPy arrays, of whatever model; `averaged`: those that its run evaluates."""
+    def read_state(self) -> TrainState:
+        """The newest state as NumPy arrays, of whatever model."""
         with self._unreadable():
             saved = self._manager.item_metadata(self._latest)["state"].tree
             abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved)
             parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            state = TrainState(**self._manager.restore(self._latest, args=parts)["state"])
-        return eval_params(state) if averaged else state.params
+            return TrainState(**self._manager.restore(self._latest, args=parts)["state"])
 
     def close(self) -> None:
         """Waits for a save in progress; raises InputError if it failed."""

@@ -30,7 +30,7 @@ KERNEL = 2**18  # bytes, too many to be stored among the paths
 def state_at(step):
     rng = np.random.default_rng(step)
     params = {"conv": {"kernel": rng.random((3, 3, KERNEL // 36), np.float32), "bias": rng.random(7, np.float32)}}
-    return create_state(jax.tree.map(jnp.asarray, params), CONFIG).replace(step=jnp.asarray(step, jnp.int32))
+    return create_state(CONFIG, jax.tree.map(jnp.asarray, params)).replace(step=jnp.asarray(step, jnp.int32))
 
 
 def batches_at(step):
@@ -141,7 +141,9 @@ def test_the_one_before_a_damaged_checkpoint_takes_its_place(workdir, item, dama
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         assert checkpoints.latest() == 1
         assert_restores(checkpoints, 1)
-        np.testing.assert_array_equal(checkpoints.params()["conv"]["kernel"], state_at(1).params["conv"]["kernel"])
+        np.testing.assert_array_equal(
+            checkpoints.read_state().generator["conv"]["kernel"], state_at(1).generator["conv"]["kernel"]
+        )
     assert content(workdir) == before
     assert description(workdir)["step"] == 1
     assert f"checkpoint 2 is damaged ({workdir}/checkpoints/2" in capsys.readouterr().err
