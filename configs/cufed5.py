@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
             dir="data",
             references="",  # how to choose the reference, separated by commas; each set's own rules if empty
             every=0,  # steps; 0: only in the end
-            exact=True,  # benchmarks padded as in the paper; else grouped by size, like everything that is no benchmark
+            published_padding=True,  # of benchmarks; False groups them by size, like all other sets
             border=4,
             limit=0,  # only so many images of each set; 0: all
             shown=12,  # images on the page

@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     c.steps = 200 * EPOCH
     c.decay_steps = ()
     c.eval.border = 0
-    c.eval.exact = False  # to pad input and reference to a common size is C2-Matching's and RRSR's protocol
+    c.eval.published_padding = False  # to pad input and reference to a common size is C2-Matching's and RRSR's protocol
     return c

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from configs import cufed5_gan, demo
+from configs import cufed5, cufed5_gan, demo
 from rrsr_jax.data import datasets
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import protocols
 from rrsr_jax.models import matching
 from rrsr_jax.models.rrsr import RRSR
 from rrsr_jax.training import stages
@@ -90,6 +91,22 @@ def damage(data_dir, name):
         if len(bad) == 1 and 0 < bad[0] < len(prepared) - 1:
             return bad[0]
     raise AssertionError("no such byte")
+
+
+def grey(value, height=40, width=36):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def open_set(data_dir, name, **changes):
+    """A prepared test set, with the `eval` part of the paper's config and `changes` to it."""
+    config = cufed5.get_config().eval
+    config.update(dir=str(data_dir), **changes)
+    return protocols.TestSet(name, config)
+
+
+def nearest(lr, ref, valid):
+    """An upscaler that shows which input it got."""
+    return lr.repeat(4, 0).repeat(4, 1)
 
 
 def lines(workdir, kind="train/"):

@@ -4,43 +4,23 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rrsr_jax.evaluation import correspondence, published
 from rrsr_jax.experiments import runs
 from rrsr_jax.experiments.runs import Run
-from rrsr_jax.training import correspondence as matcher
 
 # The metrics of `evaluate`, and how many digits of them are shown.
 DIGITS = {"psnr_y": 2, "ssim_y": 4, "gmsd_y": 4}
-# Columns of a correspondence net's results.
+# What is matched, in a correspondence net's results.
 MATCHED = ("hr_hr", "lr_hr")
-
-# PSNR and SSIM on CUFED5 by config, as RRSR's paper has them (Tables 1 and 2).
-PUBLISHED = {
-    "cufed5": (28.83, 0.856),
-    "rtrr_0_0": (28.70, 0.853),
-    "rtrr_0_4": (28.83, 0.856),
-    "k16": (28.83, 0.856),
-    "c2": (28.40, 0.846),
-    "c2_pfa": (28.63, 0.851),
-    "c2_pfa_ras": (28.70, 0.853),
-    "c2_pfa_ras_rtrr": (28.83, 0.856),
-    "c2_rtrr": (28.64, 0.853),
-    "c2_matching": (28.40, 0.846),
-    "c2_matching_rtrr": (28.64, 0.853),
-    "masa": (27.47, 0.815),
-    "masa_rtrr": (27.58, 0.818),
-    "ttsr": (27.03, 0.800),
-    "ttsr_rtrr": (27.17, 0.804),
-    "srcnn": (25.33, 0.745),
-    "edsr": (25.93, 0.777),
-    "rcan": (26.06, 0.769),
-}
 
 
 def summary(planned: Sequence[Run]) -> dict[str, Any]:
     """Per config its file, the published figures, and of every finished seed steps, minutes of training and results by set."""
     table = {}
     for run in planned:
-        row = table.setdefault(run.name, {"config": run.path, "published": PUBLISHED.get(run.name), "seeds": {}})
+        row = table.setdefault(
+            run.name, {"config": run.path, "published": published.CONFIGS.get(run.name), "seeds": {}}
+        )
         if found := runs.results(run):
             row["seeds"][run.config.seed] = {"minutes": _training_minutes(run), **found}
     return table
@@ -73,11 +53,11 @@ def _set_table(name: str, table: Mapping[str, Any]) -> str:
     lines = []
     if matching:
         for network in ("random", "untrained"):
-            share = _shares([matching["sets"][name]["columns"]], (f"{network}_lr_hr",))
+            share = _shares([matching["sets"][name]["references"]], (f"{network}_lr_hr",))
             lines.append([f"{network} correspondence net", "", "", "", "", "", "", *share])
     if upscaling:
         result = upscaling["sets"][name]
-        scores = [""] * len(MATCHED if matching else ()) + _scores([result["columns"]["bicubic"]])
+        scores = [""] * len(MATCHED if matching else ()) + _scores([result["references"]["bicubic"]])
         lines.append(["bicubic", "", result["border"], "", "", "", *scores])
     for config, seeds in rows.items():
         lines.append([config, *_cells(name, seeds, bool(matching), table[config]["published"])])
@@ -91,7 +71,7 @@ def _cells(name: str, seeds: Sequence[Mapping[str, Any]], matched: bool, publish
     if not seeds:
         return ["", "", 0, "", "", *[""] * (len(MATCHED) if matched else 0), *[""] * len(DIGITS), *published]
     results = [seed["sets"][name] for seed in seeds]
-    columns = [result["columns"] for result in results]
+    columns = [result["references"] for result in results]
     if _is_matching(seeds[0], name):
         return ["", "", *_effort(seeds), *_shares(columns, MATCHED)]
     column = next((column for column in columns[0] if column != "bicubic"), "bicubic")
@@ -108,12 +88,12 @@ def _effort(seeds: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _is_matching(seed: Mapping[str, Any], name: str) -> bool:
-    return MATCHED[0] in seed["sets"][name]["columns"]
+    return MATCHED[0] in seed["sets"][name]["references"]
 
 
 def _shares(columns: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
     """Mean and deviation of the shares of right matches, in percent."""
-    return [_mean([100 * c[name][matcher.METRIC] for c in columns], 1) + " %" for name in names]
+    return [_mean([100 * c[name][correspondence.METRIC] for c in columns], 1) + " %" for name in names]
 
 
 def _scores(columns: Sequence[Mapping[str, float]]) -> list[str]:

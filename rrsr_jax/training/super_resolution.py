@@ -16,8 +16,9 @@ from rrsr_jax.console import log
 from rrsr_jax.data import pipeline
 from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation import evaluate, report, results
+from rrsr_jax.evaluation import evaluate, report, results, super_resolution
 from rrsr_jax.evaluation.results import Results
+from rrsr_jax.models.contract import read_contract
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.training.initial import (
     fitted,
@@ -66,11 +67,21 @@ class SuperResolution(Stage):
         self, params: Mapping[str, Any] | None, step: int | str, workdir: pathlib.Path, stop: Callable[[], bool]
     ) -> Results:
         """See `Stage`; also writes images, page and sheets to `workdir`/eval."""
-        return results.super_resolution(self.model, self.test_sets, self.config)(params, step, workdir, stop)
+        return super_resolution.evaluate_sets(
+            None if params is None else functools.partial(self._upscaler, params),
+            self.test_sets,
+            workdir=workdir,
+            identity=results.identity(params, step, self.config),
+            border=self.config.eval.border,
+            shown=self.config.eval.shown,
+            sheets=self.config.eval.sheets,
+            padded=not read_contract(self.model).pads_itself,
+            stop=stop,
+        )
 
     def report(self, results: Results) -> str:
         """See `Stage`."""
-        return report.table(results)
+        return report.as_text(results)
 
     def pictures(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
         """The first image of a batch, side by side: bicubic, reference, result, ground truth."""

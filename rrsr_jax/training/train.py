@@ -100,7 +100,7 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
     elif config.init_from or any(complete.values()):
         params = place(stage.initial_state(), stage.mesh).generator
         step = f"{config.init_from} {config.weights.to_json()}"
-    elif stage.NEEDS_MODEL or any(set(test_set.columns) != {"bicubic"} for test_set in stage.test_sets):
+    elif stage.NEEDS_MODEL or any(set(test_set.references) != {"bicubic"} for test_set in stage.test_sets):
         without = "" if stage.NEEDS_MODEL else "; or --config.eval.references=bicubic, which needs no model"
         raise InputError(
             f"no checkpoint in {folder}/checkpoints; the folder of a run expected that has saved one (or "
@@ -279,7 +279,7 @@ def _evaluate(
             log("stopped while evaluating; the same command goes on from there")
             found = None
     if found:
-        results.write(workdir / "results.json", results.describe(params, step, stage.config), found)
+        results.write(workdir / "results.json", results.identity(params, step, stage.config), found)
         log(f"step {step}: results in {workdir}/results.json")
         print(stage.report(found))
     if jax.process_count() > 1:

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import published
 from rrsr_jax.evaluation.evaluate import METRICS
 from rrsr_jax.experiments import comparison, runs, table
 from tests.helpers import ROOT, lines
@@ -66,7 +67,7 @@ def fake_execute(calls, status=lambda run: 0):
             return status(run)
         run.workdir.mkdir(parents=True)
         scores = {"psnr_y": 20.0 + run.config.seed, "ssim_y": 0.5, "gmsd_y": 0.1}
-        result = {"columns": {"bicubic": scores, "lr_itself": scores}, "failed": {}, "border": 4}
+        result = {"references": {"bicubic": scores, "lr_itself": scores}, "failed": {}, "border": 4}
         (run.workdir / "results.json").write_text(json.dumps({"step": run.config.steps, "sets": {"embedded": result}}))
         (run.workdir / "config.json").write_text(run.config.to_json())
         (run.workdir / "metrics.jsonl").write_text('{"step": 40, "train/loss": 1, "images_per_second": 0.5}\n')
@@ -243,17 +244,17 @@ def test_a_config_that_ends_before_it_can_be_timed(configs, tmp_path, monkeypatc
 
 def test_published_figures_belong_to_configs_and_are_those_of_their_docstrings():
     by_stem = {name.rpartition(".")[2]: name for name in ALL}
-    for stem, (psnr, ssim) in comparison.PUBLISHED.items():
+    for stem, (psnr, ssim) in published.CONFIGS.items():
         text = importlib.import_module(by_stem[stem]).__doc__
         assert f"{psnr:.2f} dB / {ssim:.3f}" in text, stem
-    assert {name.rpartition(".")[2] for name in ALL if "table2" in name} <= set(comparison.PUBLISHED)
+    assert {name.rpartition(".")[2] for name in ALL if "table2" in name} <= set(published.CONFIGS)
 
 
 def test_table_of_two_seeds_beside_the_published_row():
     def seed(psnr, **changes):
         bicubic = {"psnr_y": 24.0, "ssim_y": 0.7, "gmsd_y": 0.2}
         columns = {"bicubic": bicubic, "level_1": {"psnr_y": psnr, "ssim_y": 0.8} | changes, "stack": {}}
-        return {"step": 9, "minutes": 1.5, "sets": {"cufed5": {"columns": columns, "border": 4}}}
+        return {"step": 9, "minutes": 1.5, "sets": {"cufed5": {"references": columns, "border": 4}}}
 
     rows = {
         "c2": {"published": (28.4, 0.846), "seeds": {0: seed(28.0, gmsd_y=0.11), 1: seed(28.2, gmsd_y=0.13)}},
@@ -274,7 +275,7 @@ def test_table_of_two_seeds_beside_the_published_row():
 
 def test_a_chain_of_stages_is_one_table():
     def seed(columns, **changes):
-        return {"step": 5, "minutes": 1.0, "sets": {"embedded": {"columns": columns} | changes}}
+        return {"step": 5, "minutes": 1.0, "sets": {"embedded": {"references": columns} | changes}}
 
     def matched(hr, lr):
         columns = {"hr_hr": hr, "lr_hr": lr, "untrained_lr_hr": 0.5, "random_lr_hr": 0.2}

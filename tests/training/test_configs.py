@@ -67,10 +67,10 @@ def test_runs_for_a_step(name, tmp_path):
         train.train_and_evaluate(teacher, str(tmp_path / "teacher"))
         config.init_from = str(tmp_path / "teacher")
     results = train.train_and_evaluate(config, str(tmp_path / "run"))
-    columns = ["hr_hr", "lr_hr", "untrained_lr_hr", "random_lr_hr"]
+    references = ["hr_hr", "lr_hr", "untrained_lr_hr", "random_lr_hr"]
     if config.stage in ("rec", "gan"):
-        columns = list(dict.fromkeys(["bicubic", config.eval.references]))
-    assert list(results["embedded"]["columns"]) == columns
+        references = list(dict.fromkeys(["bicubic", config.eval.references]))
+    assert list(results["embedded"]["references"]) == references
     (record,) = lines(tmp_path / "run")
     for term, weight in config.loss.items():
         assert (f"train/{term}" in record) == bool(weight), term

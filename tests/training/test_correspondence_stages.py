@@ -1,4 +1,4 @@
-"""Training the correspondence net: losses, geometry, what each branch sees, where a stage may start from."""
+"""Training the correspondence net: losses, what each branch sees, where a stage may start from."""
 
 import functools
 
@@ -10,11 +10,9 @@ import pytest
 
 from configs import matcher_student, matcher_teacher
 from rrsr_jax.data import pipeline
-from rrsr_jax.data.datasets import embedded_photographs
-from rrsr_jax.data.images import downscale, perspective_warp, upscale
+from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation import protocols
-from rrsr_jax.models.correspondence import CorrespondenceNet, untrained
+from rrsr_jax.models.correspondence import CorrespondenceNet, correspondences
 from rrsr_jax.training import correspondence as matcher
 from rrsr_jax.training import initial, losses, train
 from rrsr_jax.training import step as steps
@@ -122,33 +120,6 @@ def test_distillation_vanishes_for_the_teacher_itself_and_only_there():
     assert np.abs(gradient).max() > 0
 
 
-def test_correspondences_follow_the_warp():
-    """A bright dot at a cell's pixel is found, in the warped image, where the cell is said to be."""
-    rng = np.random.default_rng(4)
-    homography = None
-    for y, x in ((9, 5), (12, 20), (20, 14)):
-        image = np.zeros((96, 128, 3), np.uint8)
-        cv2.circle(image, (4 * x, 4 * y), 3, (255, 255, 255), -1)
-        if homography is None:
-            _, homography = perspective_warp(image, rng, 4, 9)
-        warped = cv2.warpPerspective(image, homography, (128, 96)).astype(float)[..., 0]
-        centre = [(warped.sum(1 - axis) * np.arange(warped.shape[axis])).sum() / warped.sum() for axis in (0, 1)]
-        position, used = matcher.correspondences(homography[None].astype(np.float32), 96, 128)
-        assert position.shape == (1, 24, 32, 2)
-        assert used[0, y, x]
-        np.testing.assert_allclose(position[0, y, x], np.array(centre) / 4, atol=0.05)
-
-
-def test_positions_near_the_edge_are_not_used():
-    shift = np.array([[[1, 0, 30], [0, 1, -20], [0, 0, 1]]], np.float32)
-    position, used = matcher.correspondences(shift, 64, 80)
-    np.testing.assert_allclose(position[0, 7, 2], [(28 - 20) / 4, (8 + 30) / 4])
-    rows, columns = np.nonzero(used[0])
-    # 10 < 4 y - 20 < 54, 10 < 4 x + 30 < 70
-    assert (rows.min(), rows.max()) == (8, 15)
-    assert (columns.min(), columns.max()) == (0, 9)
-
-
 def pairs(config):
     return next(pipeline.training_batches(config.data, 2, 0, transforms=pipeline.warped_pairs))
 
@@ -178,7 +149,7 @@ def test_what_the_branches_see(blurred):
         [upscale(downscale(np.uint8(np.round(image * 255)))) for image in np.array(batch["hr"])]
     ) / np.float32(255)
     seen = (first if blurred else batch["hr"], batch["warped"])
-    position, used = matcher.correspondences(batch["homography"], 80, 80)
+    position, used = correspondences(batch["homography"], 80, 80)
     target = np.clip(np.round(position), 0, 19).astype(int)
 
     def descriptors(params, images):
@@ -218,26 +189,11 @@ def test_training_improves_matching():
     assert np.mean(history[-5:]) < 0.9 * history[0]
 
 
-def test_accuracy_of_an_image_with_itself_and_with_nothing():
-    (photograph,) = embedded_photographs(("coffee",), 96)
-    image = np.ascontiguousarray(photograph[:96, :128])
-    accuracy, params = matcher.make_accuracy(NET), untrained(fresh(0))
-    assert accuracy(params, image, image, np.eye(3, dtype=np.float32)) == 1
-    moved = np.roll(image, (8, 12), (0, 1))
-    shift = np.array([[1, 0, 12], [0, 1, 8], [0, 0, 1]], np.float32)
-    assert accuracy(params, image, moved, shift) > 0.95
-    assert (
-        accuracy(params, image, moved, np.float32([[1, 0, 8], [0, 1, 12], [0, 0, 1]])) > 0.9
-    )  # one cell off, in x and y
-    assert accuracy(params, image, moved, np.float32([[1, 0, 12], [0, 1, 0], [0, 0, 1]])) < 0.3  # two cells
-    assert accuracy(params, image, moved, np.eye(3, dtype=np.float32)) < 0.3
-
-
 def test_results_of_a_matcher(chain):
     results = train.evaluate_only(stage_config(), str(chain / "teacher"))
-    columns = results["embedded"]["columns"]
-    assert list(columns) == ["hr_hr", "lr_hr", "untrained_lr_hr", "random_lr_hr"]
-    shares = {column: row["within_one_cell"] for column, row in columns.items()}
+    rows = results["embedded"]["references"]
+    assert list(rows) == ["hr_hr", "lr_hr", "untrained_lr_hr", "random_lr_hr"]
+    shares = {name: row["within_one_cell"] for name, row in rows.items()}
     assert all(0 < share <= 1 for share in shares.values())
     assert len(set(shares.values())) == 4
 
@@ -316,29 +272,6 @@ def test_a_student_of_a_teacher_from_elsewhere(monkeypatch):
     found = initial_state(stage_config("student", weights__correspondence="file.npz"))
     jax.tree.map(np.testing.assert_array_equal, found.generator, elsewhere)
     jax.tree.map(np.testing.assert_array_equal, found.frozen["teacher"], elsewhere)
-
-
-def test_what_each_column_matches(monkeypatch):
-    """`hr_hr` sharp images; `lr_hr` the upsampled with the sharp one; parameters by their name."""
-    seen = []
-
-    def accuracy(params, first, second, homography):
-        seen.append((params, first, second))
-        return len(seen) / 10
-
-    monkeypatch.setattr(matcher, "make_accuracy", lambda net: accuracy)
-    (test_set,) = protocols.test_sets(stage_config(eval__crops=2).eval)
-    one = protocols.test_sets(stage_config(eval__crops=2, eval__limit=1).eval)
-    results = matcher.evaluation(NET, one, stage_config())({"mine": 1}, 0, None, bool)
-    hr = test_set[0]["hr"][:96, :96]
-    for (params, first, second), sharp in zip(seen, (True, False, False, False), strict=True):
-        np.testing.assert_array_equal(first, hr if sharp else upscale(downscale(hr)))
-        assert second.shape == hr.shape
-        assert (params == {"mine": 1}) == (params is seen[0][0])
-    assert seen[0][0] is seen[1][0]
-    jax.tree.map(np.testing.assert_array_equal, *(seen[3][0][branch] for branch in ("branch_lr", "branch_ref")))
-    shares = [row["within_one_cell"] for row in results["embedded"]["columns"].values()]
-    assert shares == [0.1, 0.2, 0.3, 0.4]
 
 
 def test_a_matcher_cannot_be_evaluated_without_one(tmp_path):

@@ -72,10 +72,10 @@ def test_outputs_of_a_run(finished_run):
     workdir, results = finished_run
     written = json.loads((workdir / "results.json").read_text())
     assert (written["step"], written["sets"]) == (3, results)
-    columns = results["embedded"]["columns"]
-    assert list(columns) == ["bicubic", "reference", "unrelated", "lr_itself"]
-    assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in columns.values())
-    assert all(0 < row["gmsd_y"] < 0.5 for row in columns.values())
+    means = results["embedded"]["references"]
+    assert list(means) == ["bicubic", "reference", "unrelated", "lr_itself"]
+    assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in means.values())
+    assert all(0 < row["gmsd_y"] < 0.5 for row in means.values())
     logged = lines(workdir)
     assert [line["step"] for line in logged] == [1, 2, 3]
     for key in (
@@ -92,7 +92,7 @@ def test_outputs_of_a_run(finished_run):
     validated = lines(workdir, "val/")
     # Once during training, and in the end.
     assert [line["step"] for line in validated] == [2, 3]
-    assert validated[-1]["val/embedded/reference/psnr_y"] == columns["reference"]["psnr_y"]
+    assert validated[-1]["val/embedded/reference/psnr_y"] == means["reference"]["psnr_y"]
     assert list((workdir / "tensorboard").glob("events.*"))
     assert Checkpoints(workdir).latest() == 3
     (sheet,) = (workdir / "eval" / "embedded" / "sheets").glob("*.png")
@@ -143,7 +143,7 @@ def test_the_border_of_the_config_is_left_out(finished_run):
     workdir, results = finished_run
     other = train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2, eval__border=8), str(workdir))
     assert other["embedded"]["border"] == 8
-    assert other["embedded"]["columns"]["bicubic"] != results["embedded"]["columns"]["bicubic"]
+    assert other["embedded"]["references"]["bicubic"] != results["embedded"]["references"]["bicubic"]
 
 
 def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypatch):
@@ -162,8 +162,8 @@ def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypa
         InputError, match=r"6 image\(s\) failed, see above; .*results\.json has the results of the others"
     ):
         train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
-    columns = json.loads((workdir / "results.json").read_text())["sets"]["embedded"]["columns"]
-    assert columns == {"bicubic": {k: results["embedded"]["columns"]["bicubic"][k] for k in evaluate.METRICS}}
+    means = json.loads((workdir / "results.json").read_text())["sets"]["embedded"]["references"]
+    assert means == {"bicubic": {k: results["embedded"]["references"]["bicubic"][k] for k in evaluate.METRICS}}
 
 
 def test_a_finished_run_is_only_evaluated_again(finished_run):
@@ -390,8 +390,11 @@ def test_evaluation_without_a_run(tmp_path):
         (dict(eval__patch=320), r"chelsea: at least 320x320 pixels expected"),
         (dict(eval__sets="set5"), r"dataset: one of cufed, .* expected, got 'set5'"),
         (dict(eval__sets="cufed5", eval__dir="nowhere"), "no prepared dataset cufed5 in nowhere"),
-        (dict(eval__references="best"), r"config\.eval\.columns: 'best' is none of the columns"),
-        (dict(eval__references="level_2"), r"config\.eval\.columns: level_2 needs 2 reference\(s\), embedded has 1"),
+        (
+            dict(eval__references="best"),
+            r"config\.eval\.references: bicubic, .* or level_1, level_2, \.\.\. expected, got 'best'",
+        ),
+        (dict(eval__references="level_2"), r"config\.eval\.references: level_2 needs 2 reference\(s\), embedded has 1"),
         (dict(eval__border=-1), r"config\.eval: border, every and limit of at least 0"),
     ],
 )
