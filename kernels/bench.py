@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,23 +130,46 @@ def inputs(shape: Shape, dtype: str = "float32") -> list[jax.Array]:
 class Timed(NamedTuple):
     """A function ready to run on its arguments, and what is known of it."""
 
-    run: Callable[[], None]  # returns when the work is done
+    run: Callable[[], Any]  # returns when the work is done
     compile_seconds: float = 0.0
     temporary_bytes: int | None = None
+    operations: float | None = None  # as XLA counts them: of a loop, one round
+
+
+def timed(f: Callable, *arguments: Any, carry: bool = False) -> Timed:
+    """`f`, a function of JAX arrays or one that `jax.jit` returned, compiled for `arguments`.
+
+    Args:
+      f: the function.
+      *arguments: what it is run on.
+      carry: `f` returns a pair, and the next run takes the first of it as first argument, as a training step takes its state.
+        Needed where `f` donates that argument.
+    """
+    start = time.perf_counter()
+    compiled = (f if hasattr(f, "lower") else jax.jit(f)).lower(*arguments).compile()
+    seconds = time.perf_counter() - start
+    first, *rest = arguments
+
+    def run():
+        nonlocal first
+        result = jax.block_until_ready(compiled(first, *rest))
+        if carry:
+            first = result[0]
+        return result
+
+    operations = (compiled.cost_analysis() or {}).get("flops")
+    memory = compiled.memory_analysis()
+    return Timed(run, seconds, memory.temp_size_in_bytes if memory else None, operations)
 
 
 def jax_timed(f: Callable, passes: str, arguments: list) -> Timed:
-    """Compiles `f`, or `f` and all its gradients."""
+    """`timed` of `f`, or of `f` and all its gradients."""
 
     def both(*arguments):
         y, vjp = jax.vjp(f, *arguments)
         return y, vjp(y)
 
-    start = time.perf_counter()
-    compiled = jax.jit(f if passes == "forward" else both).lower(*arguments).compile()
-    seconds = time.perf_counter() - start
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    return Timed(lambda: jax.block_until_ready(compiled(*arguments)), seconds, temporary)
+    return timed(f if passes == "forward" else both, *arguments)
 
 
 def torchvision_timed(passes: str, arguments: list) -> Timed:
@@ -199,9 +222,9 @@ def in_turns(functions: dict[str, Timed], repeats: int) -> dict[str, float]:
     """Best time of each in seconds; the first round warms up."""
     times = {name: [] for name in functions}
     for _ in range(repeats + 1):
-        for name, timed in functions.items():
+        for name, function in functions.items():
             start = time.perf_counter()
-            timed.run()
+            function.run()
             times[name].append(time.perf_counter() - start)
     return {name: min(seconds[1:]) for name, seconds in times.items()}
 
@@ -239,16 +262,18 @@ def measure(name: str, passes: str, options: argparse.Namespace, limits: tuple[f
             "milliseconds": 1e3 * seconds[i],
             "times_xla": seconds["xla"] / seconds[i] if "xla" in seconds else math.nan,
             "percent_of_floor": 100 * lowest / seconds[i],
-            "compile_seconds": timed.compile_seconds,
-            "temporary_mib": None if timed.temporary_bytes is None else timed.temporary_bytes / 2**20,
+            "compile_seconds": function.compile_seconds,
+            "temporary_mib": None if function.temporary_bytes is None else function.temporary_bytes / 2**20,
         }
-        for i, timed in functions.items()
+        for i, function in functions.items()
     ]
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default="", help="only names that begin so, e.g. train or inference_4x")
     parser.add_argument("--batch", type=int, default=0, help="instead of each shape's own")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

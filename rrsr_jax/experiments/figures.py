@@ -4,8 +4,8 @@ experts of the reference-aware selection (eq. 4).
 python -m rrsr_jax.experiments.figures --workdir=runs/demo [--images=4] [--set FIELD=VALUE ...] [--out=DIR]
 python -m rrsr_jax.experiments.figures --workdir=runs/demo --lr=SMALL.png --ref=SHARP.png
 
-Takes the newest checkpoint and its config, and the first images of the first test set with the first way to choose a reference
-(`--set eval.sets=cufed5 eval.references=stack` chooses others), or a low-resolution image and a reference of your own.
+Takes the newest checkpoint and its config. Its inputs are the first images of the first test set, with the first way to choose a
+reference (`--set eval.sets=cufed5 eval.references=stack` chooses others), or a low-resolution image and a reference of your own.
 Writes `alignments/NAME.png`, `routing.png` and `routing.csv` to `WORKDIR/figures`.
 """
 
@@ -14,9 +14,9 @@ import csv
 import functools
 import io
 import pathlib
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import cv2
 import flax.linen as nn
@@ -31,7 +31,7 @@ from rrsr_jax.data.images import downscale, read_image, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import protocols
 from rrsr_jax.evaluation.metrics import to_uint8
-from rrsr_jax.experiments import runs
+from rrsr_jax.experiments import config_files
 from rrsr_jax.training.initial import GAN_PARTS
 from rrsr_jax.workdir import saved_config
 from rrsr_jax.workdir.checkpoints import Checkpoints
@@ -50,13 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of a run of stage rec or gan")
-    parser.add_argument("--images", type=int, default=4, help="of the test set (default: 4)")
-    parser.add_argument("--lr", help="a low-resolution image instead, with")
-    parser.add_argument("--ref", help="its reference")
+    parser.add_argument("--images", type=int, default=4, help="number of images of the test set (default: 4)")
+    parser.add_argument("--lr", help="a low-resolution image, instead of the test set; needs --ref")
+    parser.add_argument("--ref", help="the reference of --lr")
     parser.add_argument("--out", type=pathlib.Path, help="folder (default: WORKDIR/figures)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="of the config")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="changes of the config"
+    )
     options = parser.parse_args(argv)
-    logging.set_verbosity(logging.ERROR)  # Orbax tells a lot
+    logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
     try:
         draw(options.workdir, options.out or options.workdir / "figures", options)
     except InputError as error:
@@ -73,9 +75,9 @@ def draw(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Namespace) 
     stage = description(workdir)["stage"]
     if stage not in ("rec", "gan"):
         raise InputError(f"--workdir={workdir}: a run of stage rec or gan expected, got one of stage {stage}")
-    path = f"{saved_config.__file__}:{workdir}"
-    runs.check_overrides(options.set, {path: runs.fields(runs.load_config(path, ()))})
-    config = runs.load_config(path, options.set)
+    saved = f"{saved_config.__file__}:{workdir}"
+    config_files.check_overrides(options.set, {saved: config_files.fields(config_files.load(saved))})
+    config = config_files.load(saved, options.set)
     checkpoints = Checkpoints(workdir)
     log(f"restoring checkpoint {checkpoints.latest()}")
     params = {k: v for k, v in checkpoints.params(averaged=True).items() if k not in GAN_PARTS}
@@ -88,7 +90,9 @@ def draw(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Namespace) 
             {"params": params}, *(image[None].astype(np.float32) / 255 for image in (lr, ref))
         )
         if not aligned:
-            raise InputError(f"--workdir={workdir}: {config.model.name} has no alignments to draw; rrsr, say, has")
+            raise InputError(
+                f"--workdir={workdir}: {config.model.name} has no alignments to draw; a run of rrsr or c2_matching expected"
+            )
         names.append(name)
         for block, weights in routed.items():
             routing.setdefault(block, []).append(np.asarray(weights)[0])
@@ -117,13 +121,13 @@ def _inputs(options: argparse.Namespace, config) -> Iterator[tuple[str, np.ndarr
     test_sets = protocols.test_sets(config.eval)
     if not test_sets:
         raise InputError("config.eval.sets is empty: --set eval.sets=NAME, or --lr and --ref, expected")
-    column = next((column for column in test_sets[0].columns if column != "bicubic"), None)
-    if column is None:
+    how = next((how for how in test_sets[0].columns if how != "bicubic"), None)
+    if how is None:
         raise InputError("config.eval.references: a way to choose a reference expected, got bicubic alone")
     for index in range(min(options.images, len(test_sets[0]))):
         example = test_sets[0][index]
         lr = downscale(protocols.crop_to_multiple(example["hr"]))
-        yield example["name"], lr, test_sets[0].reference(column, index, example)
+        yield example["name"], lr, test_sets[0].reference(how, index, example)
 
 
 def _observe(
@@ -131,15 +135,13 @@ def _observe(
 ) -> tuple[jax.Array, dict[str, dict[int, jax.Array]], dict[str, jax.Array]]:
     """`sr`; the mean over channels of the aligned features, (N, H, W), by scale and number; routing, (N, K), by FAS block."""
     sr, found = model.apply(variables, lr, ref, mutable=["intermediates"])
+    intermediates: Mapping[str, Any] = found.get("intermediates", {})
     aligned, routing = {}, {}
-    blocks = {
-        block: found["intermediates"][block] for block in found.get("intermediates", {}) if block.startswith("fas_")
-    }
-    for block in sorted(blocks):
-        scale, number = re.fullmatch(r"fas_(\dx)_(\d+)", block).groups()
-        aligned.setdefault(scale, {})[int(number)] = blocks[block]["aligned"][0].mean(-1)
-        if "select" in blocks[block]:
-            routing[f"{scale} {int(number) + 1}"] = blocks[block]["select"]["routing"][0]
+    for block in sorted(block for block in intermediates if block.startswith("fas_")):
+        _, scale, number = block.split("_")  # fas_2x_0
+        aligned.setdefault(scale, {})[int(number)] = intermediates[block]["aligned"][0].mean(-1)
+        if "select" in intermediates[block]:
+            routing[f"{scale} {int(number) + 1}"] = intermediates[block]["select"]["routing"][0]
     return sr, aligned, routing
 
 

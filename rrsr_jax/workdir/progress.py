@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ class Progress:
         self._first, self._steps, self._batch_size = first_step, steps, batch_size
         self._started: float | None = None
         self._active = jax.process_index() == 0
-        kept = _records_until(workdir / "metrics.jsonl", first_step, steps)
+        kept = _records_until(workdir, first_step, steps)
         self.evaluated = {record["step"] for record in kept if not _is_training(record)}  # alike in all processes
         if self._active:
             self._lines = _reopen(workdir / "metrics.jsonl", kept)
@@ -53,6 +53,7 @@ class Progress:
         speed = done / elapsed if done else 0.0
         record = {f"train/{k}": round(float(v), 7) for k, v in metrics.items()}
         record["images_per_second"] = round(speed * self._batch_size, 3)
+        record["seconds_per_step"] = round(1 / speed, 6) if speed else None
         record["eta_seconds"] = round((self._steps - step) / speed) if speed else None
         record["memory_gib"] = round(_memory_bytes() / 2**30, 2)
         self._record(step, record)
@@ -125,17 +126,22 @@ class _Board:
         self._records.close()
 
 
+def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of `metrics.jsonl` so far; without a line that is cut off, by a kill or because it is being written."""
+    path, records = workdir / "metrics.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
 def _is_training(record: Mapping) -> bool:
     return any(name.startswith("train/") for name in record)
 
 
-def _records_until(path: pathlib.Path, step: int, steps: int) -> list[dict]:
+def _records_until(workdir: pathlib.Path, step: int, steps: int) -> list[dict]:
     """What is recorded, without what will come again: after the last checkpoint, and the evaluation in the end."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run
-            records.append(json.loads(line))
-    return [r for r in records if r["step"] <= step and (r["step"] < steps or _is_training(r))]
+    return [r for r in read_records(workdir) if r["step"] <= step and (r["step"] < steps or _is_training(r))]
 
 
 def _reopen(path: pathlib.Path, records: Sequence[Mapping]) -> TextIO:
