@@ -6,6 +6,7 @@ python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]
 """
 
 import logging as python_logging
+import os
 import pathlib
 import sys
 
@@ -41,13 +42,13 @@ def main(argv: list[str]) -> None:
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
     kernels = python_logging.getLogger("kernels")
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
-    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR chooses another folder
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "rrsr_jax"))
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
     with exit_on_error():
-        run(_CONFIG.value, _WORKDIR.value)
+        run(_CONFIG.value, str(_WORKDIR.value))
 
 
 class _ToLog(python_logging.Handler):
