@@ -13,13 +13,14 @@ import pathlib
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -59,12 +60,12 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
 def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
     """Raises InputError if the run that wrote the config at `path` cannot continue with `config`; no file is no run."""
     try:
-        there = _flatten(json.loads(path.read_text()))
+        there = traverse_util.flatten_dict(json.loads(path.read_text()), sep=".")
     except (FileNotFoundError, NotADirectoryError):
         return
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AssertionError) as error:
         raise InputError(f"{path}: not a readable config ({error}); choose another --workdir") from error
-    here = _flatten(json.loads(config.to_json()))
+    here = traverse_util.flatten_dict(json.loads(config.to_json()), sep=".")
     free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA), *(f"model.{name}" for name in _FREE_MODEL)}
     names = [n for n in sorted({*there, *here}) if not any(n == f or n.startswith(f + ".") for f in free)]
     nothing = "no such field"  # as with another model
@@ -237,13 +238,6 @@ def _describe(config: ConfigDict, step: int) -> dict[str, Any]:
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     versions |= {package: importlib.metadata.version(package) for package in packages}
     return {"config": json.loads(config.to_json()), "stage": config.stage, "step": step, "versions": versions}
-
-
-def _flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _shapes(tree) -> dict[str, tuple]:
