@@ -40,9 +40,8 @@ def get_config() -> ConfigDict:
     c.weights = ConfigDict(dict(vgg="", correspondence="", rrsr=""))
     # Multiplies the random initial kernels of the trained part, N(0, 0.02); a narrow network needs more to pass a signal on.
     c.init_gain = 1.0
-    c.init_from = (
-        ""  # workdir of a run to start from: a student's for its correspondence net, of rec or gan for everything
-    )
+    # Workdir of a run to start from: a student's for its correspondence net, of rec or gan for everything.
+    c.init_from = ""
 
     c.data = ConfigDict(
         dict(
@@ -61,9 +60,8 @@ def get_config() -> ConfigDict:
     c.batch_size = 9
     c.steps = 255_000
 
-    c.loss = ConfigDict(
-        dict(rec=1.0, rtrr=0.4)
-    )  # eq. 6; a weight of 0 leaves the term out. The release has 0.6 for rtrr.
+    # Eq. 6; a weight of 0 leaves the term out. The release has 0.6 for rtrr.
+    c.loss = ConfigDict(dict(rec=1.0, rtrr=0.4))
     c.adam_betas = (0.9, 0.999)
     # By module, everything else under `default`; 0 freezes a module.
     c.learning_rates = ConfigDict(

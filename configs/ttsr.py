@@ -2,7 +2,8 @@
 
     python -m rrsr_jax.main --config=configs/ttsr.py --workdir=runs/ttsr --config.weights.vgg=vgg19.pth
 
-Published results: CUFED5 27.09 dB / 0.804, trained by its own authors; 27.03 dB / 0.800, trained by RRSR's.
+Published results: CUFED5 27.09 dB / 0.804, trained by its own authors; 27.03 dB / 0.800, trained by RRSR's. Time on a GPU: not
+measured yet. With reciprocal training: `configs/table2.py:ttsr_rtrr`.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,12 @@
 """Command line.
 
 python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo [--mode=train|eval] [--config.key=value ...]
+python -m rrsr_jax.main --config=configs/table2.py:masa --workdir=runs/masa  # a row of a file that has several
 python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]  # the config in its newest checkpoint
 """
 
 import logging as python_logging
+import os
 import pathlib
 import sys
 
@@ -12,13 +14,16 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rrsr_jax import config_files
 from rrsr_jax.console import exit_on_error, log
 from rrsr_jax.errors import InputError
 from rrsr_jax.training import train
 from rrsr_jax.workdir import saved_config
 from rrsr_jax.workdir.integrity import description
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; override a field with --config.field=value.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, or FILE:ROW; override a field with --config.field=value."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, logs, results.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on) and evaluate, or evaluate only.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod or cluster job first.")
@@ -37,13 +42,13 @@ def main(argv: list[str]) -> None:
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
     kernels = python_logging.getLogger("kernels")
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
-    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR chooses another folder
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "rrsr_jax"))
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
     with exit_on_error():
-        run(_CONFIG.value, _WORKDIR.value)
+        run(_CONFIG.value, str(_WORKDIR.value))
 
 
 class _ToLog(python_logging.Handler):
@@ -52,12 +57,16 @@ class _ToLog(python_logging.Handler):
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Absl's parser, with a message instead of a traceback for a config field that does not exist.
+    """Absl's parser, with a message instead of a traceback for a config file, row or field that does not exist.
 
     For an evaluation `--config` may be left out; the checkpoint's config is used then.
     """
     try:
-        return app.parse_flags_with_usage(_with_config(argv))
+        argv, config = _with_config(argv)
+        if config:
+            config_files.check(config)
+        with config_files.importable_neighbours(config):
+            return app.parse_flags_with_usage(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
     except AttributeError as error:
@@ -67,8 +76,8 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit(2)
 
 
-def _with_config(argv: list[str]) -> list[str]:
-    """`argv`; for an evaluation without `--config`, with the checkpoint's config added."""
+def _with_config(argv: list[str]) -> tuple[list[str], str]:
+    """`argv` and its `--config`; for an evaluation without one, the checkpoint's config is added."""
     given = flags.FlagValues()
     for name in ("config", "mode", "workdir"):
         flags.DEFINE_string(name, None, "", flag_values=given)
@@ -76,13 +85,12 @@ def _with_config(argv: list[str]) -> list[str]:
     try:
         given(argv, known_only=True)
     except flags.Error:  # the real parser will say it
-        return argv
+        return argv, ""
     if given.config or given.mode != "eval" or not given.workdir:
-        return argv
-    description(
-        pathlib.Path(given.workdir)
-    )  # raises InputError here; from within a config file it comes with a traceback
-    return [argv[0], f"--config={saved_config.__file__}:{given.workdir}", *argv[1:]]
+        return argv, given.config or ""
+    description(pathlib.Path(given.workdir))  # raises InputError here; within a config file it gives a traceback
+    config = f"{saved_config.__file__}:{given.workdir}"
+    return [argv[0], f"--config={config}", *argv[1:]], config
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ class Cufed5(ImageFolders):
 
     LAYOUT = "NNN_0.png (input) and NNN_1.png to NNN_5.png (references, most similar first), 126 groups"
     COUNT, REFERENCES = 126, 5
+    MEMBERS = tuple(range(6))  # the input, then its references
 
     @classmethod
     def list_files(cls, source):
@@ -203,16 +204,16 @@ class Cufed5(ImageFolders):
         groups = collections.defaultdict(dict)
         for stem, path in by_name.items():
             group, _, member = stem.rpartition("_")
-            if group and member in ("0", "1", "2", "3", "4", "5"):
+            if group and member in map(str, cls.MEMBERS):
                 groups[group][int(member)] = path
             else:
                 problems.append(f"{path}: a name like 000_0.png to 000_5.png expected")
         found = []
         for group, members in sorted(groups.items()):
-            if missing := [str(i) for i in range(cls.REFERENCES + 1) if i not in members]:
+            if missing := [str(i) for i in cls.MEMBERS if i not in members]:
                 problems.append(f"{source / group}_*: no image {', '.join(missing)}")
             else:
-                found.append(Files(group, members[0], tuple(members[i] for i in range(1, cls.REFERENCES + 1))))
+                found.append(Files(group, members[0], tuple(members[i] for i in cls.MEMBERS[1:])))
         return found, problems
 
 

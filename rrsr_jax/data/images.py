@@ -43,7 +43,7 @@ def read_image(path: str | pathlib.Path, smallest: int = 1) -> tuple[np.ndarray,
         image = ImageOps.exif_transpose(image)
         notes.append("turned according to its EXIF data")
     if "A" in image.getbands() or "transparency" in image.info:
-        if image.convert("RGBA").getextrema()[-1][0] < 255:
+        if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             raise InputError(f"{path}: 3 channels expected, got transparency; convert it to RGB")
         notes.append("opaque alpha channel dropped")
     if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1"):

@@ -30,7 +30,7 @@ class SkipDamaged(Sequence):
     def __getitem__(self, index: int) -> dict[str, Any]:
         for skipped in range(len(self)):
             try:
-                return self._examples[(index + skipped) % len(self)] | {"skipped": np.int32(skipped)}
+                return {**self._examples[(index + skipped) % len(self)], "skipped": np.int32(skipped)}
             except InputError as error:
                 if (
                     str(error) not in self._told
@@ -60,7 +60,7 @@ class Crop(grain.transforms.RandomMap):
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         height, width = _check_size(element, self._patch)
-        top, left = rng.integers(0, (height, width) - np.array(self._patch) + 1)
+        top, left = rng.integers(0, [height - self._patch + 1, width - self._patch + 1])
         return {**element, "hr": element["hr"][top : top + self._patch, left : left + self._patch]}
 
 

@@ -24,14 +24,13 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from rrsr_jax import SCALE_FACTOR, models
+from rrsr_jax import SCALE_FACTOR, config_files, models
 from rrsr_jax.console import log
 from rrsr_jax.data.images import downscale, read_image, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import drawing, protocols
 from rrsr_jax.evaluation.drawing import Tile
 from rrsr_jax.evaluation.metrics import to_uint8
-from rrsr_jax.experiments import runs
 from rrsr_jax.workdir import saved_config
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.files import write_atomically
@@ -49,13 +48,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of a run of stage rec or gan")
-    parser.add_argument("--images", type=int, default=4, help="of the test set (default: 4)")
-    parser.add_argument("--lr", help="a low-resolution image instead, with")
-    parser.add_argument("--ref", help="its reference")
+    parser.add_argument("--images", type=int, default=4, help="number of images of the test set (default: 4)")
+    parser.add_argument("--lr", help="a low-resolution image, instead of the test set; needs --ref")
+    parser.add_argument("--ref", help="the reference of --lr")
     parser.add_argument("--out", type=pathlib.Path, help="folder (default: WORKDIR/figures)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="of the config")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="changes of the config"
+    )
     options = parser.parse_args(argv)
-    logging.set_verbosity(logging.ERROR)  # Orbax logs much
+    logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
     try:
         draw_figures(options.workdir, options.out or options.workdir / "figures", options)
     except InputError as error:
@@ -78,9 +79,9 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
     stage = description(workdir)["stage"]
     if stage not in ("rec", "gan"):
         raise InputError(f"--workdir={workdir}: a run of stage rec or gan expected, got one of stage {stage}")
-    path = f"{saved_config.__file__}:{workdir}"
-    runs.check_overrides(options.set, {path: runs.fields(runs.load_config(path, ()))})
-    config = runs.load_config(path, options.set)
+    saved = f"{saved_config.__file__}:{workdir}"
+    config_files.check_overrides(options.set, {saved: config_files.fields(config_files.load(saved))})
+    config = config_files.load(saved, options.set)
     checkpoints = Checkpoints(workdir)
     log(f"restoring checkpoint {checkpoints.latest()}")
     params = eval_params(checkpoints.read_state())
@@ -93,7 +94,9 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
             {"params": params}, *(image[None].astype(np.float32) / 255 for image in (lr, ref))
         )
         if not aligned:
-            raise InputError(f"--workdir={workdir}: {config.model.name} has no alignments to draw; rrsr has")
+            raise InputError(
+                f"--workdir={workdir}: {config.model.name} has no alignments to draw; a run of rrsr or c2_matching expected"
+            )
         names.append(name)
         for block, weights in routed.items():
             routing.setdefault(block, []).append(np.asarray(weights)[0])

@@ -76,7 +76,7 @@ class Teacher(Stage):
     SOURCES = ("teacher",)
     COMPLETE_WEIGHTS = ("correspondence",)
     NEEDS_MODEL = True
-    TRANSFORMS = staticmethod(pipeline.warped_pairs)
+    transforms = staticmethod(pipeline.warped_pairs)
 
     def __init__(self, config: ConfigDict, mesh: Mesh):
         """See `Stage`; also InputError for patches with too few correspondences."""
@@ -111,6 +111,7 @@ class Teacher(Stage):
         self, params: Mapping[str, Any] | None, step: int | str, workdir: pathlib.Path, stop: Callable[[], bool]
     ) -> Results:
         """See `Stage`: shares of correct matches."""
+        assert params is not None, "NEEDS_MODEL"
         return matching.evaluate_sets(
             self._accuracy,
             params,
@@ -149,11 +150,11 @@ class Student(Teacher):
                 "config.weights.correspondence, a teacher from elsewhere"
             )
         params = fresh_params(self.model, self.config)
+        teacher = None
         if source:
             params = fitted(self.config, params, source.state.generator)
-        goes_on = source is not None and source.stage == "student"
-        teacher = source.state.frozen["teacher"] if goes_on else jax.tree.map(jnp.copy, params)
-        return create_state(self.config, params, frozen={"teacher": teacher})
+            teacher = source.state.frozen.get("teacher")
+        return create_state(self.config, params, frozen={"teacher": teacher or jax.tree.map(jnp.copy, params)})
 
 
 def fresh_params(net: nn.Module, config: ConfigDict) -> dict[str, Any]:

@@ -173,8 +173,8 @@ def _judged_terms(state: TrainState, sr, hr, config) -> dict[str, jax.Array]:
     terms = {}
     if config.loss.perceptual:
         vgg = {"params": state.frozen["perceptual"]}
-        features = [VGG("relu5_1").apply(vgg, image)["relu5_1"] for image in (sr, hr)]
-        terms["perceptual"] = losses.perceptual(*features, axis_name=DATA_AXIS)
+        features: list[Any] = [VGG("relu5_1").apply(vgg, image) for image in (sr, hr)]
+        terms["perceptual"] = losses.perceptual(*(f["relu5_1"] for f in features), axis_name=DATA_AXIS)
     if config.loss.adversarial:
         verdict, _ = _judge(config, state.discriminator, state.statistics, sr)
         terms["adversarial"] = -verdict.mean()

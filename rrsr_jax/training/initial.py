@@ -120,4 +120,5 @@ def scale_kernels(params: Mapping[str, Any], gain: float) -> dict[str, Any]:
 
 def flat_shapes(tree: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes by path."""
-    return {k: v.shape for k, v in traverse_util.flatten_dict(tree, sep="/").items()}
+    flat: dict[str, Any] = traverse_util.flatten_dict(tree, sep="/")
+    return {path: value.shape for path, value in flat.items()}

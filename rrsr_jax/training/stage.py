@@ -27,7 +27,6 @@ class Stage(abc.ABC):
       SOURCES: names of the stages whose runs it can start from (`config.init_from`).
       COMPLETE_WEIGHTS: entries of `config.weights` that alone make a model that can be evaluated.
       NEEDS_MODEL: whether there is nothing to evaluate without a model; else there is the bicubic baseline.
-      TRANSFORMS: from an example of a dataset to an element of a batch, see `pipeline.training_batches`.
       config: of the run.
       mesh: of its devices.
       model: the network that is trained.
@@ -37,7 +36,6 @@ class Stage(abc.ABC):
     SOURCES: ClassVar[tuple[str, ...]]
     COMPLETE_WEIGHTS: ClassVar[tuple[str, ...]]
     NEEDS_MODEL: ClassVar[bool]
-    TRANSFORMS: ClassVar[Callable[[ConfigDict, bool], Sequence[grain.transforms.RandomMap]]]
 
     def __init__(self, config: ConfigDict, mesh: Mesh):
         """Builds the network and opens the test sets; InputError if the config names another one than there is."""
@@ -48,6 +46,11 @@ class Stage(abc.ABC):
     @abc.abstractmethod
     def build_model(self) -> nn.Module:
         """The network that `config.model` names."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def transforms(config: ConfigDict, has_references: bool) -> Sequence[grain.transforms.RandomMap]:
+        """From an example of a dataset to an element of a batch; `config` is the `data` part, see `pipeline.training_batches`."""
 
     @abc.abstractmethod
     def random_state(self, key: jax.Array) -> TrainState:

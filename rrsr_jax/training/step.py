@@ -22,7 +22,7 @@ DATA_AXIS = "data"
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the one axis `data` over all devices of the run, or over `devices`."""
     devices = devices or jax.devices()
     return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
@@ -116,7 +116,7 @@ def place(state: TrainState, mesh: Mesh) -> TrainState:
 
 
 def passes(
-    refsr: Callable[[jax.Array, jax.Array], jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
+    refsr: Callable[[jax.Array, jax.Array], Any], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
 ) -> dict[str, jax.Array]:
     """The two passes of one model: `sr` from `lr` and `ref` (eq. 1), and if `weights` has `rtrr`, `sr_p`: the warped reference
     from its low-resolution version with `sr` as the reference (eq. 3), with a gradient with respect to `sr`.
@@ -145,7 +145,7 @@ def pixel_terms(
 
 
 def reciprocal_terms(
-    refsr: Callable[[jax.Array, jax.Array], jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
+    refsr: Callable[[jax.Array, jax.Array], Any], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
 ) -> dict[str, jax.Array]:
     """`pixel_terms` of `passes`."""
     return pixel_terms(passes(refsr, batch, weights), batch, weights)
@@ -208,7 +208,7 @@ def update(
     state: TrainState,
     config: ConfigDict,
     rates: Mapping[str, float],
-) -> tuple[dict[str, jax.Array], optax.OptState, Mapping[str, jax.Array]]:
+) -> tuple[Any, optax.OptState, Mapping[str, Any]]:
     """New trained parameters of the generator, state of its optimiser, and moving average."""
     updates, opt_state = make_optimizer(config, rates).update(gradient, state.opt_state["generator"])
     trained = optax.apply_updates(trained, updates)

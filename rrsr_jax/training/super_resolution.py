@@ -39,7 +39,7 @@ class SuperResolution(Stage):
     SOURCES = ("student", "rec", "gan")
     COMPLETE_WEIGHTS = tuple(models.MODELS)
     NEEDS_MODEL = False
-    TRANSFORMS = staticmethod(pipeline.reciprocal_pairs)
+    transforms = staticmethod(pipeline.reciprocal_pairs)
 
     def __init__(self, config: ConfigDict, mesh: Mesh):
         """See `Stage`."""

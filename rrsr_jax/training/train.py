@@ -123,7 +123,7 @@ def open_run(config: ConfigDict) -> tuple[Stage, grain.DatasetIterator]:
         jax.process_index(),
         jax.process_count(),
         _to_devices(stage.mesh),
-        stage.TRANSFORMS,
+        stage.transforms,
     )
     return stage, batches
 

@@ -45,8 +45,8 @@ class Progress:
     def __init__(self, workdir: pathlib.Path, first_step: int, steps: int, batch_size: int):
         self._steps, self._batch_size = steps, batch_size
         self._seconds: float = 0.0
-        self._since: float | None = None
-        self._counted = 0  # the clock starts after the first step
+        self._since: float | None = None  # the clock starts after the first step
+        self._counted = 0
         self._active = jax.process_index() == 0
         # Without what will come again: after the last checkpoint, and the evaluation in the end.
         kept = [r for r in read_records(workdir) if r["step"] <= first_step and (r["step"] < steps or is_training(r))]
@@ -83,19 +83,20 @@ class Progress:
         """Records metrics with speed, remaining seconds and memory; the device must have finished the step."""
         if not self._active:
             return
-        each = self._elapsed() / self._counted if self._counted else None
         record = {f"train/{k}": round(float(v), 7) for k, v in metrics.items()}
-        record["seconds_per_step"] = None if each is None else round(each, 7)
-        record["images_per_second"] = None if each is None else round(self._batch_size / each, 3)
-        record["eta_seconds"] = None if each is None else round((self._steps - step) * each)
+        speed, eta = "", ""
+        if self._counted:
+            each = self._elapsed() / self._counted
+            seconds = round((self._steps - step) * each)
+            record |= {"seconds_per_step": round(each, 7), "images_per_second": round(self._batch_size / each, 3)}
+            record["eta_seconds"] = seconds
+            speed, eta = f"  {self._batch_size / each:.3g} images/s", f"  ETA {seconds // 60}:{seconds % 60:02d}"
         record["memory_gib"] = round(_memory_bytes() / 2**30, 2)
         self._record(step, record)
         shown = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
-        if each is not None:
-            shown += f"  {record['images_per_second']:.3g} images/s"
+        shown += speed
         self._bar.set_postfix_str(shown)
         if self._bar.disable:
-            eta = "" if each is None else f"  ETA {record['eta_seconds'] // 60}:{record['eta_seconds'] % 60:02d}"
             log(f"step {step}/{self._steps}  {shown}{eta}")
 
     def write_evaluation(self, step: int, values: Mapping[str, float]) -> None:
@@ -104,11 +105,11 @@ class Progress:
         if self._active and values:
             self._record(step, values)
 
-    def _record(self, step: int, values: Mapping[str, float | None]) -> None:
+    def _record(self, step: int, values: Mapping[str, float]) -> None:
         with self._disk_errors():
             self._lines.write(json.dumps({"step": step, **values}) + "\n")
             self._lines.flush()
-            self._board.add(step, *(summary.scalar(name, value) for name, value in values.items() if value is not None))
+            self._board.add(step, *(summary.scalar(name, value) for name, value in values.items()))
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Shows a (H, W, 3) uint8 image in TensorBoard."""

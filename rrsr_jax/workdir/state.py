@@ -8,8 +8,7 @@ import jax
 from flax import traverse_util
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All arrays of a run.
 
     Attributes:

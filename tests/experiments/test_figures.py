@@ -14,6 +14,7 @@ from rrsr_jax.evaluation.protocols import test_sets as open_sets
 from rrsr_jax.experiments import figures
 from rrsr_jax.training import train
 from rrsr_jax.workdir.checkpoints import Checkpoints
+from rrsr_jax.workdir.state import eval_params
 from tests.helpers import tiny_config, tiny_rrsr
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -42,7 +43,7 @@ def test_what_is_drawn_is_what_the_model_does(run, tmp_path):
     assert [(row["block"], row["image"]) for row in rows] == [(block, name) for block in BLOCKS for name in names]
     lr = downscale(crop_to_multiple(test_set[1]["hr"]))[None].astype(np.float32) / 255
     ref = test_set.reference_image("reference", 1, test_set[1])[None].astype(np.float32) / 255
-    params = Checkpoints(run).params(averaged=True)
+    params = eval_params(Checkpoints(run).read_state())
     observe = jax.jit(lambda *a: tiny_rrsr().apply(*a, mutable=["intermediates"]))
     _, found = observe({"params": params}, lr, ref)
     expected = found["intermediates"]["fas_2x_1"]["select"]["routing"][0][0]

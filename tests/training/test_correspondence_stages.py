@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import matcher_student, matcher_teacher
+from configs import matcher as matcher_configs
 from rrsr_jax.data import pipeline
 from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.errors import InputError
@@ -23,7 +23,7 @@ NET = CorrespondenceNet(CHANNELS)
 
 
 def stage_config(stage="teacher", **changes):
-    config = (matcher_teacher if stage == "teacher" else matcher_student).get_config()
+    config = matcher_configs.get_config(stage)
     config.model.channels = CHANNELS
     config.data.update(name="embedded", patch=80, warp_range=(0.0, 5.0), threads=1, prefetch=2)
     config.eval.update(sets="embedded", crops=2, patch=96)
