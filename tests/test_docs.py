@@ -15,8 +15,8 @@ import jax
 import pytest
 from absl import flags
 
-from rrsr_jax import main
-from rrsr_jax.experiments import config_files, runs
+from rrsr_jax import config_files, main
+from rrsr_jax.experiments import runs
 from tests.helpers import ROOT, tiny_rrsr
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
@@ -40,7 +40,7 @@ CONFIGS = "tests/test_configs.py::test_runs_for_a_step"
 PAPER_RUN = "tests/training/test_train.py::test_the_paper_run_on_a_few_pairs"
 LISTS = "tests/experiments/test_table.py::test_interrupted_lists_go_on_where_they_stopped"
 EQUAL_TIME = "tests/experiments/test_table.py::test_the_same_minutes_for_all"
-BENCHMARK = "tests/experiments/test_bench.py::test_all_parts_of_the_benchmark"
+BENCHMARK = "tests/kernels/test_bench.py::test_all_parts_of_the_benchmark"
 FETCH = "tests/weights/test_download.py::test_command"
 IMPORT_AND_EXPORT = "tests/weights/test_weights.py::test_command"
 SCRIPTS = "tests/test_scripts.py::"
@@ -237,12 +237,12 @@ def test_commands_are_accepted_by_their_programs(line, monkeypatch):
 
 
 def ci_runs(command):
-    """Whether .ci/run has the program with the same subcommand, config and flags; it may have more flags."""
+    """Whether .ci/run has the program with the same subcommand, config, data set and flags; it may have more flags."""
 
     def main_part(command):
         subcommand = command.arguments[:1] if command.program in ("pip", "ruff", "rrsr_jax.weights") else []
-        configs = [config.rpartition("/")[2] for config in command.values("--config")]
-        return command.program, subcommand, configs
+        values = [value for flag in ("--config", "--dataset", "--kind", "--mode") for value in command.values(flag)]
+        return command.program, subcommand, [value.rpartition("/")[2] for value in values]
 
     run = [c for words in shell_lines((ROOT / CI).read_text()) for c in single_commands(words)]
     return any(main_part(c) == main_part(command) and command.flags() <= c.flags() for c in run)
@@ -324,7 +324,7 @@ def test_code_runs(page, code):
     namespace = {"tiny_rrsr": tiny_rrsr}
 
     def run():
-        exec(code.replace("RRSR()", "tiny_rrsr()"), namespace)
+        exec(code.replace("RRSR()", "tiny_rrsr(alignments=(1, 1, 1))"), namespace)
         return namespace.get("sr")
 
     result = jax.eval_shape(run)
