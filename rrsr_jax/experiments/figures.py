@@ -134,8 +134,8 @@ def _observe(
     model: nn.Module, variables: Mapping, lr: jax.Array, ref: jax.Array
 ) -> tuple[jax.Array, dict[str, dict[int, jax.Array]], dict[str, jax.Array]]:
     """`sr`; the mean over channels of the aligned features, (N, H, W), by scale and number; routing, (N, K), by FAS block."""
-    sr, found = model.apply(variables, lr, ref, mutable=["intermediates"])
-    intermediates: Mapping[str, Any] = found.get("intermediates", {})
+    applied: Any = model.apply(variables, lr, ref, mutable=["intermediates"])
+    sr, intermediates = applied[0], applied[1].get("intermediates", {})
     aligned, routing = {}, {}
     for block in sorted(block for block in intermediates if block.startswith("fas_")):
         _, scale, number = block.split("_")  # fas_2x_0
