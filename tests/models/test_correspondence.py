@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rrsr_jax.models import correspondence, matching
+from rrsr_jax.models import correspondence, matching, resampling
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.matching import match_patches
 from rrsr_jax.weights import layouts as torch_layout
@@ -30,7 +30,7 @@ def test_extractor_match_and_offsets_match_golden(golden, state_dict):
 def test_upsampling_is_pillow_bit_for_bit(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     expected = Image.fromarray(image).resize((4 * shape[1], 4 * shape[0]), Image.Resampling.BICUBIC)
-    got = correspondence.bicubic_upsample(jnp.asarray(image[None], jnp.float32) / 255)
+    got = resampling.bicubic_upsample(jnp.asarray(image[None], jnp.float32) / 255)
     np.testing.assert_array_equal(np.rint(np.asarray(got[0]) * 255), expected)
 
 
@@ -38,14 +38,14 @@ def test_upsampling_is_pillow_bit_for_bit(shape):
 def test_downsampling_is_pillow_bit_for_bit(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     expected = Image.fromarray(image).resize((shape[1] // 4, shape[0] // 4), Image.Resampling.BICUBIC)
-    got = correspondence.bicubic_downsample(jnp.asarray(image[None], jnp.float32) / 255)
+    got = resampling.bicubic_downsample(jnp.asarray(image[None], jnp.float32) / 255)
     np.testing.assert_array_equal(np.rint(np.asarray(got[0]) * 255), expected)
 
 
 def test_resampling_takes_what_no_8_bit_image_holds():
     """A reference may be a model's own output: beyond [0, 1] it counts as 0 or 1, and has no gradient."""
     image = jnp.asarray(np.random.default_rng(0).uniform(-3, 4, (1, 8, 12, 3)), jnp.float32)
-    for resample in (correspondence.bicubic_downsample, correspondence.bicubic_upsample):
+    for resample in (resampling.bicubic_downsample, resampling.bicubic_upsample):
         np.testing.assert_array_equal(resample(image), resample(jnp.clip(image, 0, 1)))
         assert not jax.grad(lambda x, f=resample: f(x).sum())(image).any()
 
