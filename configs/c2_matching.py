@@ -3,7 +3,8 @@
     python -m rrsr_jax.main --config=configs/c2_matching.py --workdir=runs/c2_matching \\
         --config.weights.vgg=vgg19.pth --config.weights.correspondence=correspondence.npz
 
-Published results: CUFED5 28.24 dB / 0.841, trained by its own authors; 28.40 dB / 0.846, trained by RRSR's.
+Published results: CUFED5 28.24 dB / 0.841, trained by its own authors; 28.40 dB / 0.846, trained by RRSR's. Time on a GPU: not
+measured yet. With reciprocal training: `configs/table2.py:c2_rtrr`.
 """
 
 from ml_collections import ConfigDict

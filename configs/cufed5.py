@@ -40,9 +40,8 @@ def get_config() -> ConfigDict:
     c.weights = ConfigDict(dict(vgg="", correspondence="", rrsr=""))
     # Multiplies the random initial kernels of the trained part, N(0, 0.02); a narrow network needs more to pass a signal on.
     c.init_gain = 1.0
-    c.init_from = (
-        ""  # workdir of a run to start from: a student's for its correspondence net, of rec or gan for everything
-    )
+    # Workdir of a run to start from: a student's for its correspondence net, of rec or gan for everything.
+    c.init_from = ""
 
     c.data = ConfigDict(
         dict(
@@ -61,9 +60,8 @@ def get_config() -> ConfigDict:
     c.batch_size = 9
     c.steps = 255_000
 
-    c.loss = ConfigDict(
-        dict(rec=1.0, rtrr=0.4)
-    )  # eq. 6; a weight of 0 leaves the term out. The release has 0.6 for rtrr.
+    # Eq. 6; a weight of 0 leaves the term out. The release has 0.6 for rtrr.
+    c.loss = ConfigDict(dict(rec=1.0, rtrr=0.4))
     c.adam_betas = (0.9, 0.999)
     # By module, everything else under `default`; 0 freezes a module.
     c.learning_rates = ConfigDict(
@@ -75,6 +73,7 @@ def get_config() -> ConfigDict:
     c.ema_decay = 0.0  # 0 switches the moving average off
 
     c.log_every = 100
+    c.profile_steps = 0  # traced for a profile viewer, in WORKDIR/profile
     c.image_every = 5_000
     c.checkpoint_every = 1_000
     c.keep_checkpoints = 3
@@ -84,7 +83,7 @@ def get_config() -> ConfigDict:
             dir="data",
             references="",  # how to choose the reference, separated by commas; each set's own rules if empty
             every=0,  # steps; 0: only in the end
-            exact=True,  # benchmarks padded as in the paper; else grouped by size, like everything that is no benchmark
+            published_padding=True,  # of benchmarks; False groups them by size, like all other sets
             border=4,
             limit=0,  # only so many images of each set; 0: all
             shown=12,  # images on the page

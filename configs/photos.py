@@ -3,7 +3,8 @@
     python -m rrsr_jax.data.prepare --dataset=photos --source=DIR [--tile=320]
     python -m rrsr_jax.main --config=configs/photos.py --workdir=runs/photos
 
-Half an hour on two CPU cores. For the full-size model take the `model`, `steps` and rates of `configs/cufed5.py`.
+Half an hour on two CPU cores. Published result: none. For the full-size model take the `model`, `steps` and rates of
+`configs/cufed5.py`.
 """
 
 from ml_collections import ConfigDict

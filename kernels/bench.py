@@ -134,24 +134,36 @@ def inputs(shape: Shape, dtype: str = "float32") -> list[jax.Array]:
 class Timed(NamedTuple):
     """A function ready to run on its arguments, and what is known of it."""
 
-    run: Callable[[], None]  # returns when the work is done
+    run: Callable[[], Any]  # returns when the work is done
     compile_seconds: float = 0.0
     temporary_bytes: int | None = None
-    operations: float | None = None  # as XLA counts them: two for a multiplication with addition, one round of a loop
+    operations: float | None = None  # as XLA counts them: of a loop, one round
 
 
-def compiled(f: Callable, *arguments: Any) -> Timed:
-    """Compiles any function of JAX arrays for these arguments, ready to be timed on them."""
+def timed(f: Callable, *arguments: Any, carry: bool = False) -> Timed:
+    """`f`, a function of JAX arrays or one that `jax.jit` returned, compiled for `arguments`.
+
+    Args:
+      f: the function.
+      *arguments: what it is run on.
+      carry: `f` returns a pair, and the next run takes the first of it as first argument, as a training step takes its state.
+        Needed where `f` donates that argument.
+    """
     start = time.perf_counter()
-    program = jax.jit(f).lower(*arguments).compile()
+    compiled = (f if hasattr(f, "lower") else jax.jit(f)).lower(*arguments).compile()
     seconds = time.perf_counter() - start
-    memory, cost = program.memory_analysis(), program.cost_analysis()
-    return Timed(
-        lambda: jax.block_until_ready(program(*arguments)),
-        seconds,
-        None if memory is None else memory.temp_size_in_bytes,
-        (cost or {}).get("flops"),
-    )
+    first, *rest = arguments
+
+    def run():
+        nonlocal first
+        result = jax.block_until_ready(compiled(first, *rest))
+        if carry:
+            first = result[0]
+        return result
+
+    operations = (compiled.cost_analysis() or {}).get("flops")
+    memory = compiled.memory_analysis()
+    return Timed(run, seconds, memory.temp_size_in_bytes if memory else None, operations)
 
 
 def with_gradients(f: Callable) -> Callable:
@@ -198,7 +210,7 @@ def prepare(name: str, passes: str, arguments: list) -> Timed:
     if name == "torchvision":
         return torchvision_timed(passes, arguments)
     f = direct if name == "direct" else functools.partial(modulated_deform_conv, implementation=name)
-    return compiled(f if passes == "forward" else with_gradients(f), *arguments)
+    return timed(f if passes == "forward" else with_gradients(f), *arguments)
 
 
 def available(dtype: str = "float32") -> list[str]:
@@ -213,9 +225,9 @@ def in_turns(functions: dict[str, Timed], repeats: int) -> dict[str, float]:
     """Best time of each function in seconds, after one round to warm up."""
     times = {name: [] for name in functions}
     for _ in range(repeats + 1):
-        for name, timed in functions.items():
+        for name, function in functions.items():
             start = time.perf_counter()
-            timed.run()
+            function.run()
             times[name].append(time.perf_counter() - start)
     return {name: min(seconds[1:]) for name, seconds in times.items()}
 
@@ -253,16 +265,18 @@ def measure(name: str, passes: str, options: argparse.Namespace, limits: tuple[f
             "milliseconds": 1e3 * seconds[i],
             "times_xla": seconds["xla"] / seconds[i] if "xla" in seconds else math.nan,
             "percent_of_floor": 100 * lowest / seconds[i],
-            "compile_seconds": timed.compile_seconds,
-            "temporary_mib": None if timed.temporary_bytes is None else timed.temporary_bytes / 2**20,
+            "compile_seconds": function.compile_seconds,
+            "temporary_mib": None if function.temporary_bytes is None else function.temporary_bytes / 2**20,
         }
-        for i, timed in functions.items()
+        for i, function in functions.items()
     ]
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m kernels.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default="", help="only names that begin so, e.g. train or inference_4x")
     parser.add_argument("--batch", type=int, default=0, help="instead of each shape's own")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

@@ -1,13 +1,17 @@
-"""What the program says on a terminal, and how it is asked to stop."""
+"""What the program says on a terminal, how it is asked to stop, and how a command ends."""
 
+import contextlib
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
+
+from rrsr_jax.errors import FULL_DISK, InputError
 
 
 def log(message: str) -> None:
@@ -16,19 +20,43 @@ def log(message: str) -> None:
         tqdm.tqdm.write(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def exit_on_error(interrupted: str = "") -> Iterator[None]:
+    """Ends a command that fails for a reason outside the program: a message on standard error, and exit status 2.
+
+    Reasons are bad input, numbers that are not finite, and a full disk. If `interrupted` says what is left of the work then,
+    Ctrl-C ends the command likewise, with status 130.
+    """
+    try:
+        yield
+    except (InputError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        print(f"error: {error}; free space and give the same command again", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        if not interrupted:
+            raise
+        print(f"interrupted; {interrupted}", file=sys.stderr)
+        sys.exit(130)
+
+
 class StopRequest:
     """While active, the first SIGINT or SIGTERM asks for a stop after the step in progress; a second one interrupts."""
 
-    def __enter__(self):
+    def __enter__(self) -> "StopRequest":
         self._received = False
         self._before = {s: signal.signal(s, self._receive) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed from Python
 
-    def _receive(self, *_):
+    def _receive(self, *_: object) -> None:
         if self._received:
             raise KeyboardInterrupt
         self._received = True
@@ -37,8 +65,11 @@ class StopRequest:
         """Whether this process was asked to stop."""
         return self._received
 
-    def requested(self) -> bool:
-        """Whether to stop now; all processes of a run get the same answer."""
-        if jax.process_count() > 1:
-            return bool(multihost_utils.process_allgather(np.array(self._received)).any())
-        return self._received
+    def requested(self, vote: bool = True) -> bool:
+        """Whether to stop now; all processes of a run get the same answer.
+
+        Several processes have to tell each other, which costs a synchronisation: without `vote` they do not, and go on.
+        """
+        if jax.process_count() == 1:
+            return self._received
+        return vote and bool(multihost_utils.process_allgather(np.array(self._received)).any())

@@ -1,4 +1,4 @@
-"""The one exception that means: the program is fine, what it was given is not; and the numbers of one cause, a full disk."""
+"""The exception for bad input, and the error numbers of a full disk."""
 
 import errno
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,13 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # numbers of an OSError
 
 
 class InputError(ValueError):
-    """Bad input from outside (files, folders, config, weights). The message says what was expected, what came, what to do."""
+    """Bad input (files, folders, config, weights). The message says what was expected, what came, and what to do."""
 
 
 def check_shapes(
     what: str, expected: Mapping[str, tuple], got: Mapping[str, tuple], others: Sequence[str] = ()
 ) -> None:
-    """Raises InputError that lists every missing, unexpected and wrongly shaped name of `got`, and `others`: more differences."""
+    """Raises InputError if shapes differ. It lists every missing, unexpected and wrong shape, and `others`, more differences."""
     lines = [f"missing: {k} {tuple(expected[k])}" for k in expected if k not in got]
     lines += [f"unexpected: {k} {tuple(got[k])}" for k in got if k not in expected]
     lines += [

@@ -1,10 +1,12 @@
 """Command line.
 
 python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo [--mode=train|eval] [--config.key=value ...]
+python -m rrsr_jax.main --config=configs/table2.py:masa --workdir=runs/masa  # a row of a file that has several
 python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]  # the config in its newest checkpoint
 """
 
 import logging as python_logging
+import os
 import pathlib
 import sys
 
@@ -12,13 +14,16 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rrsr_jax.console import log
-from rrsr_jax.errors import FULL_DISK, InputError
+from rrsr_jax import config_files
+from rrsr_jax.console import exit_on_error, log
+from rrsr_jax.errors import InputError
 from rrsr_jax.training import train
 from rrsr_jax.workdir import saved_config
 from rrsr_jax.workdir.integrity import description
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file; override a field with --config.field=value.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, or FILE:ROW; override a field with --config.field=value."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, logs, results.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on) and evaluate, or evaluate only.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod or cluster job first.")
@@ -32,26 +37,18 @@ def main(argv: list[str]) -> None:
     """Runs the mode; bad input ends with a message and exit status 2."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    # Orbax and JAX tell a lot. Errors they raise as well, but with several processes only when they have waited for the others.
+    # Orbax and JAX log a lot. They also raise their errors, but with several processes only after waiting for the others.
     logging.set_verbosity(logging.ERROR if _DISTRIBUTED.value else logging.FATAL)
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
     kernels = python_logging.getLogger("kernels")
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
-    if jax.config.jax_compilation_cache_dir is None:  # JAX_COMPILATION_CACHE_DIR chooses another folder
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "rrsr_jax"))
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
-    try:
-        run(_CONFIG.value, _WORKDIR.value)
-    except (InputError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        print(f"error: {error}; free space and give the same command again", file=sys.stderr)
-        sys.exit(2)
+    with exit_on_error():
+        run(_CONFIG.value, str(_WORKDIR.value))
 
 
 class _ToLog(python_logging.Handler):
@@ -60,12 +57,16 @@ class _ToLog(python_logging.Handler):
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Absl's parser, with a message instead of a traceback for a config field that does not exist.
+    """Absl's parser, with a message instead of a traceback for a config file, row or field that does not exist.
 
-    To evaluate, `--config` may be left out; it is that of the checkpoint then.
+    For an evaluation `--config` may be left out; the checkpoint's config is used then.
     """
     try:
-        return app.parse_flags_with_usage(_with_config(argv))
+        argv, config = _with_config(argv)
+        if config:
+            config_files.check(config)
+        with config_files.importable_neighbours(config):
+            return app.parse_flags_with_usage(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
     except AttributeError as error:
@@ -75,20 +76,21 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit(2)
 
 
-def _with_config(argv: list[str]) -> list[str]:
-    """`argv`, with the config in the checkpoint where it has none and evaluates."""
+def _with_config(argv: list[str]) -> tuple[list[str], str]:
+    """`argv` and its `--config`; for an evaluation without one, the checkpoint's config is added."""
     given = flags.FlagValues()
     for name in ("config", "mode", "workdir"):
         flags.DEFINE_string(name, None, "", flag_values=given)
-    given.set_gnu_getopt()  # go on after what looks like no flag: the value of one that is not known here
+    given.set_gnu_getopt()  # continue after arguments that are no flags: they may be values of flags unknown here
     try:
         given(argv, known_only=True)
     except flags.Error:  # the real parser will say it
-        return argv
+        return argv, ""
     if given.config or given.mode != "eval" or not given.workdir:
-        return argv
-    description(pathlib.Path(given.workdir))  # for the error: out of a config file it comes with a traceback
-    return [argv[0], f"--config={saved_config.__file__}:{given.workdir}", *argv[1:]]
+        return argv, given.config or ""
+    description(pathlib.Path(given.workdir))  # raises InputError here; within a config file it gives a traceback
+    config = f"{saved_config.__file__}:{given.workdir}"
+    return [argv[0], f"--config={config}", *argv[1:]], config
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 _CACHE = tempfile.TemporaryDirectory()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"  # also in the processes that tests start
 os.environ.setdefault("NPROC", "16")  # several CPU devices deadlock in collectives when they outnumber the threads
 
 

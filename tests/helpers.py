@@ -1,7 +1,7 @@
 """What several test files share: small models and configs, noise, and ways to damage things."""
 
 import contextlib
-import json
+import importlib
 import pathlib
 import resource
 
@@ -11,17 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from configs import cufed5_gan, demo
 from rrsr_jax.data import datasets
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import protocols
 from rrsr_jax.models import matching
 from rrsr_jax.models.rrsr import RRSR
+from rrsr_jax.training import stages
+from rrsr_jax.training.step import make_mesh
+from rrsr_jax.workdir.progress import read_records
 from tests.golden import recipe
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
 ROOT = pathlib.Path(__file__).parent.parent  # of the project
+CONFIG_FILES = {
+    path.stem: importlib.import_module(f"configs.{path.stem}") for path in sorted((ROOT / "configs").glob("*.py"))
+}
+# Every config, `FILE` or `FILE:ROW`, without folder and ending.
+CONFIGS = [
+    name
+    for stem, file in CONFIG_FILES.items()
+    for name in [f"{stem}:{row}" for row in getattr(file, "ROWS", ())] or [stem]
+]
 
 
 VGG_OF_RRSR = ("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1")
@@ -31,6 +43,12 @@ SMALL = dict(features=(4, 5), head=6)
 
 
 TRACES = []
+
+
+def get_config(name):
+    """One of `CONFIGS`."""
+    stem, *row = name.split(":")
+    return CONFIG_FILES[stem].get_config(*row)
 
 
 def relative_error(got, expected) -> float:
@@ -90,11 +108,25 @@ def damage(data_dir, name):
     raise AssertionError("no such byte")
 
 
+def grey(value, height=40, width=36):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def open_set(data_dir, name, **changes):
+    """A prepared test set, with the `eval` part of the paper's config and `changes` to it."""
+    config = get_config("cufed5").eval
+    config.update(dir=str(data_dir), **changes)
+    return protocols.TestSet(name, config)
+
+
+def nearest(lr, ref, valid):
+    """An upscaler that shows which input it got."""
+    return lr.repeat(4, 0).repeat(4, 1)
+
+
 def lines(workdir, kind="train/"):
     """The records of `metrics.jsonl`, of training or of evaluation."""
-    path = pathlib.Path(workdir) / "metrics.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [record for record in records if any(name.startswith(kind) for name in record)]
+    return [record for record in read_records(pathlib.Path(workdir)) if any(name.startswith(kind) for name in record)]
 
 
 @contextlib.contextmanager
@@ -137,7 +169,7 @@ def tiny_rrsr(**changes):
 
 def tiny_config(**changes):
     """The demo's config, shrunk to `tiny_rrsr` and a few steps; `changes` by dotted name (`data__patch`: `data.patch`)."""
-    config = demo.get_config()
+    config = get_config("demo")
     config.model.update({k: getattr(tiny_rrsr(), k) for k in config.model if k != "name"})
     config.data.update(patch=32, warp_range=(1.0, 4.0))
     config.eval.update(crops=2, patch=48, sheets=1)
@@ -146,9 +178,14 @@ def tiny_config(**changes):
     return config
 
 
+def initial_state(config):
+    """The state that a run of the config starts with, on one device."""
+    return stages.build(config, make_mesh(jax.devices()[:1])).initial_state()
+
+
 def gan_config(**changes):
     """The published stage with a small discriminator, weights that let every term be felt, and no VGG."""
-    config = cufed5_gan.get_config()
+    config = get_config("cufed5_gan")
     config.discriminator.update(SMALL)
     config.loss.update(rec=1.0, rtrr=0.4, perceptual=0.0, adversarial=0.5)
     config.learning_rates.update(default=1e-2, discriminator=1e-2)

@@ -9,7 +9,6 @@ saved its last step.
 
 import argparse
 import itertools
-import json
 import pathlib
 import random
 import signal
@@ -25,6 +24,7 @@ from absl import flags, logging
 
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import has_checkpoint, newest_intact
+from rrsr_jax.workdir.progress import read_records
 
 SHORT = ("steps=60", "log_every=1", "checkpoint_every=7", "image_every=1000000", "eval.sets=")
 
@@ -38,9 +38,9 @@ def start(flags_of_main: list[str], workdir: pathlib.Path) -> subprocess.Popen:
 
 def records(workdir: pathlib.Path) -> list[dict]:
     """The metrics of every step so far, without speed and memory."""
-    path = workdir / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
-    return [{k: v for k, v in line.items() if k == "step" or k.startswith("train/")} for line in lines]
+    return [
+        {k: v for k, v in record.items() if k == "step" or k.startswith("train/")} for record in read_records(workdir)
+    ]
 
 
 def checkpoint(workdir: pathlib.Path) -> int:
@@ -50,7 +50,7 @@ def checkpoint(workdir: pathlib.Path) -> int:
 
 def same_end(workdir: pathlib.Path, whole: pathlib.Path) -> bool:
     """Whether two finished runs have the same parameters, bit by bit, and the same metrics at every step; says so."""
-    ends = [jax.tree_util.tree_leaves_with_path(Checkpoints(folder).params()) for folder in (workdir, whole)]
+    ends = [jax.tree_util.tree_leaves_with_path(Checkpoints(folder).read_state()) for folder in (workdir, whole)]
     pairs = list(zip(*ends, strict=True))
     different = [jax.tree_util.keystr(path) for (path, a), (_, b) in pairs if not np.array_equal(a, b, equal_nan=True)]
     same_metrics = records(workdir) == records(whole)
@@ -119,13 +119,13 @@ def main() -> int:
 
 
 def all_end_alike(
-    flags_of_main: list[str], base: pathlib.Path, duration: float, times: int, draw: random.Random
+    flags_of_main: list[str], base: pathlib.Path, duration: float, times: int, rng: random.Random
 ) -> bool:
     """As many interrupted runs as it takes to kill so often at moments within `duration`; whether all was well."""
     numbers, kills, runs, good = itertools.cycle([signal.SIGKILL, signal.SIGTERM]), 0, 0, True
     while good and kills < times:
         begun, runs = time.monotonic(), runs + 1
-        moments = ((number, draw.uniform(0, duration)) for number in numbers)
+        moments = ((number, rng.uniform(0, duration)) for number in numbers)
         more, good = interrupted(flags_of_main, base / f"killed_{runs}", moments, times - kills)
         good = good and same_end(base / f"killed_{runs}", base / "whole")
         kills += more

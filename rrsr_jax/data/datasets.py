@@ -1,7 +1,7 @@
-"""Datasets: image folders, prepared once as records (tensorflow-datasets, without TensorFlow), and photographs that come along.
+"""Datasets: image folders, prepared once as records (tensorflow-datasets, without TensorFlow), and embedded photographs.
 
 An example is a dict of `name` (str), `hr` (H, W, 3) uint8 and `refs`, a list of (., ., 3) uint8 images of any sizes.
-Examples are in the order of their names. A prepared dataset has a name like `cufed5`, or `cufed5/mine` where there are several.
+Examples are sorted by name. A prepared dataset has a name like `cufed5`, or `cufed5/mine` where there are several of a kind.
 """
 
 import collections
@@ -40,10 +40,10 @@ class Files(NamedTuple):
 
 
 class ImageFolders(tfds.core.GeneratorBasedBuilder):
-    """What all datasets share. A subclass says which files belong together.
+    """The common part of all datasets. A subclass says which files belong together.
 
     Attributes:
-      LAYOUT: the folder that is expected, in words.
+      LAYOUT: the expected folder, in words.
       COUNT: number of examples of the published set; None for any.
       REFERENCES: references of each example; None for one or more.
     """
@@ -54,27 +54,28 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
     REFERENCES: int | None = None
 
     def __init__(self, data_dir: str, variant: str = "", examples: Iterable[dict[str, Any]] = ()):
-        """A dataset in `data_dir`; to prepare it, from `examples` as `encode` makes them."""
+        """A dataset in `data_dir`. Preparing it takes `examples`, as `encode` makes them."""
         self._examples = examples
         config = tfds.core.BuilderConfig(name=variant) if variant else None
         super().__init__(data_dir=data_dir, config=config, file_format="array_record")
 
     @classmethod
     def list_files(cls, source: pathlib.Path) -> tuple[list[Files], list[str]]:
-        """Which files of the folder belong together, by name, and what does not fit, in words."""
+        """The examples in a folder, by file name, and a message for each file that does not fit."""
         raise NotImplementedError
 
     @classmethod
     def encode(cls, files: Files, smallest: int = SMALLEST, tile: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
-        """Files as they are stored: examples of encoded images, and what was changed.
+        """Encodes an example for storage: one or more examples of encoded images, and the conversions that were made.
 
         Args:
           files: of one example.
-          smallest: height and width that every image must have.
-          tile: cut an image without references into pieces of about this side (records of large photographs are slow to decode).
+          smallest: least height and width of every image.
+          tile: side, in pixels, of the pieces that an image without references is cut into; 0 for no cutting. Records of large
+            photographs are slow to decode.
 
         Raises:
-          InputError: an image is no good; names it and says what to do.
+          InputError: an image cannot be used; names it and says what to do.
         """
         notes = []
         try:
@@ -98,7 +99,7 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def fit(cls, image: np.ndarray, notes: list[str], path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
-        """Makes an image fit the dataset, or raises InputError; here: any image does."""
+        """Makes an image fit the dataset, or raises InputError. By default any image fits."""
         return image, notes
 
     def _info(self):
@@ -112,7 +113,7 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
         )
 
     def _download_and_prepare(self, dl_manager, download_config):
-        """Writes record by record; the library's own way keeps everything in memory, and needs TensorFlow from 1 GB on."""
+        """Writes record by record. The library's own method keeps everything in memory, and needs TensorFlow above 1 GB."""
         del dl_manager, download_config  # nothing is downloaded
         info = self._info()  # of the folder that is being written
         writer = tfds.core.SequentialWriter(info, EXAMPLES_PER_FILE, file_format="array_record")
@@ -131,7 +132,7 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
 
 
 class RefPairs(ImageFolders):
-    """Pairs of one's own: images with one or more references each, of any sizes."""
+    """A user's own pairs: images with one or more references each, of any sizes."""
 
     LAYOUT = "input/NAME.png with ref/NAME.png, or with any number of ref/NAME_*.png or ref/NAME/*.png (also JPEG, BMP, WebP)"
 
@@ -167,7 +168,7 @@ class Cufed(RefPairs):
 
     @classmethod
     def fit(cls, image, notes, path):
-        """Inputs must be 160x160; references become so."""
+        """Inputs must be 160x160; references are resized to that."""
         if image.shape[:2] == (cls.PATCH, cls.PATCH):
             return image, notes
         if path.parent.name == "input":
@@ -194,6 +195,7 @@ class Cufed5(ImageFolders):
 
     LAYOUT = "NNN_0.png (input) and NNN_1.png to NNN_5.png (references, most similar first), 126 groups"
     COUNT, REFERENCES = 126, 5
+    MEMBERS = tuple(range(6))  # the input, then its references
 
     @classmethod
     def list_files(cls, source):
@@ -202,21 +204,21 @@ class Cufed5(ImageFolders):
         groups = collections.defaultdict(dict)
         for stem, path in by_name.items():
             group, _, member = stem.rpartition("_")
-            if group and member in ("0", "1", "2", "3", "4", "5"):
+            if group and member in map(str, cls.MEMBERS):
                 groups[group][int(member)] = path
             else:
                 problems.append(f"{path}: a name like 000_0.png to 000_5.png expected")
         found = []
         for group, members in sorted(groups.items()):
-            if missing := [str(i) for i in range(cls.REFERENCES + 1) if i not in members]:
+            if missing := [str(i) for i in cls.MEMBERS if i not in members]:
                 problems.append(f"{source / group}_*: no image {', '.join(missing)}")
             else:
-                found.append(Files(group, members[0], tuple(members[i] for i in range(1, cls.REFERENCES + 1))))
+                found.append(Files(group, members[0], tuple(members[i] for i in cls.MEMBERS[1:])))
         return found, problems
 
 
 class Photos(ImageFolders):
-    """Photographs without references: to train on pairs made of them, or to super-resolve each on its own."""
+    """Photographs without references: to train on pairs that are made from them, or to super-resolve each on its own."""
 
     LAYOUT = "photographs in any format, also in folders of the folder"
     REFERENCES = 0
@@ -249,7 +251,7 @@ BUILDERS = {builder.name: builder for builder in (Cufed, Cufed5, Sun80, Urban100
 
 
 def builder_class(name: str) -> tuple[type[ImageFolders], str]:
-    """The dataset and the variant that a name like `cufed5` or `cufed5/mine` means."""
+    """The dataset and the variant in a name like `cufed5` or `cufed5/mine`; InputError for any other name."""
     base, _, variant = name.partition("/")
     if base not in BUILDERS or ("/" in name and not re.fullmatch(r"[A-Za-z]\w*", variant)):
         raise InputError(
@@ -300,14 +302,14 @@ class Prepared(Sequence):
 
 
 def embedded_photographs(names: tuple[str, ...], smallest: int) -> list[np.ndarray]:
-    """Photographs of scikit-image by name, (H, W, 3) uint8, at least `smallest` pixels a side; nothing is downloaded."""
+    """Photographs from scikit-image's wheel, (H, W, 3) uint8, with sides of at least `smallest` pixels; nothing is downloaded."""
     import skimage.data
 
     return [check_image(getattr(skimage.data, name)(), name, smallest) for name in names]
 
 
 def tiles(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Covers an image with as few pieces of `side` x `side` (or its own height or width) as can be, evenly spread."""
+    """Covers an image with the fewest pieces of `side` x `side` pixels, evenly spread; a smaller image gives one piece."""
     starts = [np.linspace(0, max(0, n - side), max(1, -(-n // side))).round().astype(int) for n in image.shape[:2]]
     for top in starts[0]:
         for left in starts[1]:
@@ -315,7 +317,7 @@ def tiles(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
 
 
 def _images(folder: pathlib.Path, deep: bool = False) -> Iterator[pathlib.Path]:
-    """Image files of a folder by name, hidden ones left out."""
+    """Image files of a folder, sorted by path; hidden ones are left out."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     for path in sorted(folder.rglob("*") if deep else folder.iterdir(), key=pathlib.Path.as_posix):

@@ -14,17 +14,17 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 def read_image(path: str | pathlib.Path, smallest: int = 1) -> tuple[np.ndarray, list[str]]:
-    """An image file as 8-bit RGB, and what had to be done to it.
+    """Reads an image file as 8-bit RGB.
 
-    What loses nothing is done: grey and palette images become RGB, an opaque alpha channel is dropped, a photograph that
-    was taken sideways (EXIF) is turned.
+    Conversions that lose nothing are made: grey and palette images become RGB, an opaque alpha channel is dropped, a photograph
+    that was taken sideways (EXIF) is turned.
 
     Args:
       path: any format that Pillow reads.
-      smallest: height and width that it must have.
+      smallest: least height and width.
 
     Returns:
-      (H, W, 3) uint8, and a list of notes such as `grey to RGB`; empty if the file holds this very array.
+      (H, W, 3) uint8, and the conversions that were made, such as `grey to RGB`; none if the file holds exactly this array.
 
     Raises:
       InputError: unreadable, 16-bit, transparent, of another colour space or too small; names the file and what to do.
@@ -41,9 +41,9 @@ def read_image(path: str | pathlib.Path, smallest: int = 1) -> tuple[np.ndarray,
         raise InputError(f"{path}: 8 bits a channel expected, got 16 or more; convert it to 8 bits")
     if turned:
         image = ImageOps.exif_transpose(image)
-        notes.append("turned as its EXIF data says")
+        notes.append("turned according to its EXIF data")
     if "A" in image.getbands() or "transparency" in image.info:
-        if image.convert("RGBA").getextrema()[-1][0] < 255:
+        if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
             raise InputError(f"{path}: 3 channels expected, got transparency; convert it to RGB")
         notes.append("opaque alpha channel dropped")
     if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1"):
@@ -58,7 +58,7 @@ def read_image(path: str | pathlib.Path, smallest: int = 1) -> tuple[np.ndarray,
 
 
 def check_image(image: np.ndarray, name: str, smallest: int = 1) -> np.ndarray:
-    """`image` itself, if it is (H, W, 3) uint8 with sides of at least `smallest` pixels; else an InputError."""
+    """Returns `image`; InputError unless it is (H, W, 3) uint8 with sides of at least `smallest` pixels."""
     if image.ndim != 3 or image.shape[-1] != 3:
         channels = image.shape[-1] if image.ndim == 3 else f"shape {image.shape}"
         raise InputError(f"{name}: 3 channels (H, W, 3) expected, got {channels}; convert it to RGB")
@@ -94,8 +94,8 @@ def perspective_warp(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The random perspective transformation of RTRR (Fig. 3): (H, W, 3) to (H, W, 3), and its homography.
 
-    Each corner of the image moves in x and in y by `smallest` to `largest` pixels, either way; the homography between the two
-    quadrilaterals, (3, 3), takes (x, y, 1) of the image to the warp. Interpolation is cubic; what comes from outside is black.
+    Each corner of the image moves in x and in y by `smallest` to `largest` pixels, in either direction. The homography between
+    the two quadrilaterals, (3, 3), maps (x, y, 1) of the image to the warp. Interpolation is cubic; pixels outside are black.
     """
     h, w = image.shape[:2]
     box = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float32)
@@ -113,17 +113,17 @@ def random_view(
     corners: float = 0.03125,
     whole_pixels: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two views of one photograph, each (size, size, 3): a crop, and what a second shot of the scene might have caught.
+    """Two views of one photograph, each (size, size, 3): a crop, and a simulated second shot of the same scene.
 
-    The second view is shifted, its corners are moved, and it is relit; the photograph is mirrored at its edges.
+    The second view is shifted, its corners are moved, and it is relit. The photograph is mirrored at its edges.
 
     Args:
       image: at least `size` pixels high and wide.
       size: of both views.
       rng: draws everything.
-      shift: largest shift, in parts of `size`.
-      corners: largest movement of each corner in x and in y, in parts of `size`: turns, zooms, changes the perspective.
-      whole_pixels: shift by whole pixels of the low-resolution image, which patch matching can find exactly.
+      shift: largest shift, as a fraction of `size`.
+      corners: largest movement of each corner in x and in y, as a fraction of `size`: turns, zooms, changes the perspective.
+      whole_pixels: shift by whole pixels of the low-resolution image, so that patch matching can find them exactly.
     """
     h, w = image.shape[:2]
     top, left = rng.integers(0, h - size + 1), rng.integers(0, w - size + 1)

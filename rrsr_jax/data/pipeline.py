@@ -18,8 +18,8 @@ from rrsr_jax.errors import InputError
 ON_DEVICE = 2  # batches that wait there
 
 
-class PassOver(Sequence):
-    """A dataset whose damaged records are replaced by the next good one; examples say under `skipped` how many were damaged."""
+class SkipDamaged(Sequence):
+    """A dataset whose damaged records are replaced by the next good one; `skipped` counts those before an example."""
 
     def __init__(self, examples: Sequence[Mapping[str, Any]]):
         self._examples, self._told = examples, set()
@@ -30,7 +30,7 @@ class PassOver(Sequence):
     def __getitem__(self, index: int) -> dict[str, Any]:
         for skipped in range(len(self)):
             try:
-                return self._examples[(index + skipped) % len(self)] | {"skipped": np.int32(skipped)}
+                return {**self._examples[(index + skipped) % len(self)], "skipped": np.int32(skipped)}
             except InputError as error:
                 if (
                     str(error) not in self._told
@@ -41,7 +41,7 @@ class PassOver(Sequence):
 
 
 class MakePair(grain.transforms.RandomMap):
-    """A photograph to a pair `hr`, `ref`: see `images.random_view`."""
+    """Makes a pair `hr`, `ref` from a photograph: see `images.random_view`."""
 
     def __init__(self, patch: int, view: Mapping[str, Any]):
         self._patch, self._view = patch, dict(view)
@@ -53,19 +53,19 @@ class MakePair(grain.transforms.RandomMap):
 
 
 class Crop(grain.transforms.RandomMap):
-    """A random patch of the photograph, as its `hr`."""
+    """Cuts a random patch from the photograph, as its `hr`."""
 
     def __init__(self, patch: int):
         self._patch = patch
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         height, width = _check_size(element, self._patch)
-        top, left = rng.integers(0, (height, width) - np.array(self._patch) + 1)
+        top, left = rng.integers(0, [height - self._patch + 1, width - self._patch + 1])
         return {**element, "hr": element["hr"][top : top + self._patch, left : left + self._patch]}
 
 
 class ChooseReference(grain.transforms.RandomMap):
-    """One of the references of an example as its `ref`, resized to `patch` x `patch` if need be; `hr` must have that size."""
+    """Draws one of an example's references as its `ref`, resized to `patch` x `patch` if necessary; `hr` must have that size."""
 
     def __init__(self, patch: int):
         self._patch = patch
@@ -96,9 +96,10 @@ class FlipAndTurn(grain.transforms.RandomMap):
 
 
 class Reciprocal(grain.transforms.RandomMap):
-    """What the two passes need: adds `lr`, and the warped reference `ref_p` with its low-resolution `ref_lr_p` (eq. 3).
+    """Adds what the two passes need: `lr`, and the warped reference `ref_p` with its low-resolution `ref_lr_p` (eq. 3).
 
-    Without `warp` the reference itself stands in, which is the paper's ablation: training then collapses to an auto-encoder.
+    Without `warp` the reference itself takes the place of `ref_p`. This is the paper's ablation: training collapses to an
+    auto-encoder of the reference.
     """
 
     def __init__(self, warp: bool, smallest: float, largest: float):
@@ -113,7 +114,10 @@ class Reciprocal(grain.transforms.RandomMap):
 
 
 class WarpedPair(grain.transforms.RandomMap):
-    """What the correspondence net learns from: adds `lr`, the image's perspective warp as `warped`, and the `homography`."""
+    """Adds what the correspondence net learns from: `lr`, the image's perspective warp `warped`, and the `homography`.
+
+    The homography, (3, 3) float32, maps (x, y, 1) in pixels of `hr` to pixels of `warped`.
+    """
 
     def __init__(self, smallest: float, largest: float):
         self._range = (smallest, largest)
@@ -130,7 +134,7 @@ def _kept(element: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_size(element: Mapping[str, Any], patch: int) -> tuple[int, int]:
-    """Height and width; InputError if a patch is larger."""
+    """Height and width of `hr`; InputError if it is smaller than a patch."""
     height, width = element["hr"].shape[:2]
     if min(height, width) < patch:
         raise InputError(
@@ -140,6 +144,26 @@ def _check_size(element: Mapping[str, Any], patch: int) -> tuple[int, int]:
     return height, width
 
 
+def reciprocal_pairs(config: ConfigDict, has_references: bool) -> list[grain.transforms.RandomMap]:
+    """Transforms to what super-resolution learns from: `lr`, `hr`, `ref`, `ref_p` and `ref_lr_p`, see `Reciprocal`.
+
+    Args:
+      config: the `data` part of a config.
+      has_references: whether examples have references; a photograph without any gets another view of itself.
+    """
+    pair = ChooseReference(config.patch) if has_references else MakePair(config.patch, config.view)
+    return [pair, FlipAndTurn(), Reciprocal(config.warp, *config.warp_range)]
+
+
+def warped_pairs(config: ConfigDict, has_references: bool) -> list[grain.transforms.RandomMap]:
+    """Transforms to what the correspondence net learns from, see `WarpedPair`; it needs no references.
+
+    Arguments as in `reciprocal_pairs`.
+    """
+    del has_references
+    return [Crop(config.patch), FlipAndTurn(), WarpedPair(*config.warp_range)]
+
+
 def training_batches(
     config: ConfigDict,
     batch_size: int,
@@ -147,7 +171,7 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     to_device: Callable[[dict[str, np.ndarray]], dict[str, Any]] | None = None,
-    stage: str = "rec",
+    transforms: Callable[[ConfigDict, bool], Sequence[grain.transforms.RandomMap]] = reciprocal_pairs,
 ) -> grain.DatasetIterator:
     """Endless batches of 8-bit images for one process, with `get_state` and `set_state`.
 
@@ -157,12 +181,11 @@ def training_batches(
       seed: of shuffling, augmentation and warps.
       process_index, process_count: this process, of all.
       to_device: applied to every batch, a few batches ahead.
-      stage: what is trained; `teacher` and `student` get pairs of an image and its warp.
+      transforms: `reciprocal_pairs` or `warped_pairs`.
 
     Returns:
-      Iterator over dicts of `lr`, `hr`, `ref`, `ref_p`, `ref_lr_p`, each (batch_size / process_count, ., ., 3) uint8, or of `lr`,
-      `hr`, `warped`, and `homography` (batch_size / process_count, 3, 3) float32, from pixels of `hr` to those of `warped`; with
-      `config.skip_damaged` also `skipped`, the number of damaged records passed over for each image.
+      Iterator over dicts of arrays with batch_size / process_count rows: 8-bit images (., ., ., 3), and for `warped_pairs` the
+      `homography` (., 3, 3) float32; with `config.skip_damaged` also `skipped`, how many damaged records came before each image.
 
     Raises:
       InputError: wrong settings or data; says what was expected.
@@ -191,14 +214,9 @@ def training_batches(
         examples = datasets.Prepared(config.name, config.dir)
         has_references = examples.has_references
         if config.skip_damaged:
-            examples = PassOver(examples)
-    if stage in ("teacher", "student"):
-        transforms = [Crop(config.patch), FlipAndTurn(), WarpedPair(*config.warp_range)]
-    else:
-        pair = ChooseReference(config.patch) if has_references else MakePair(config.patch, config.view)
-        transforms = [pair, FlipAndTurn(), Reciprocal(config.warp, *config.warp_range)]
+            examples = SkipDamaged(examples)
     dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
-    for transform in transforms:
+    for transform in transforms(config, has_references):
         dataset = dataset.random_map(transform)
     dataset = dataset[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
     batches = dataset.to_iter_dataset(
@@ -213,6 +231,6 @@ def training_batches(
 
 
 def _ignore_signals(*_):
-    """Workers end with the main process, which finishes its step first."""
+    """Worker processes end with the main process, which finishes its step first."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -3,8 +3,8 @@
 python -m rrsr_jax.data.prepare --dataset=NAME --source=DIR [--data_dir=data] [--count=N] [--skip_bad]
     [--smallest=N] [--tile=N]
 
-NAME: cufed, cufed5, sun80, urban100, manga109, wr_sr, ref_pairs, photos; with a name of your own behind a slash where you
-have several of one kind (ref_pairs/holiday). Every image is checked. Either the whole dataset is there in the end, or nothing.
+NAME is one of cufed, cufed5, sun80, urban100, manga109, wr_sr, ref_pairs, photos. Where you have several of a kind, add a
+name of your own after a slash (ref_pairs/holiday). Every image is checked. The result is the complete dataset, or nothing.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import io
 import os
 import pathlib
 import shutil
-import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -24,19 +23,20 @@ import tensorflow_datasets as tfds
 import tqdm
 from absl import logging
 
+from rrsr_jax.console import exit_on_error
 from rrsr_jax.data import datasets
 from rrsr_jax.errors import InputError
 
 
-class Summary(NamedTuple):
+class Preparation(NamedTuple):
     """What a preparation did.
 
     Attributes:
       folder: where the dataset is.
       examples, images: how many are in it.
-      changes: how often which conversion was made.
+      changes: number of conversions of each kind.
       refused: what was left out, and why.
-      new: False if everything was there before.
+      new: False if the dataset was prepared before.
     """
 
     folder: pathlib.Path
@@ -56,19 +56,19 @@ def prepare(
     skip_bad: bool = False,
     smallest: int = datasets.SMALLEST,
     tile: int = 0,
-) -> Summary:
-    """Makes the dataset `name` in `data_dir` of the images in `source`; does nothing if it is there.
+) -> Preparation:
+    """Makes the dataset `name` in `data_dir` from the images in `source`; does nothing if it exists.
 
     Args:
       name: see `datasets.builder_class`.
-      source: a folder as the dataset's `LAYOUT` says.
+      source: a folder with the dataset's `LAYOUT`.
       data_dir: folder of all prepared datasets.
       count: examples expected, instead of the published number.
       skip_bad: leave out what is damaged or unpaired; an error otherwise.
       smallest, tile: see `ImageFolders.encode`.
 
     Raises:
-      InputError: names every file that is no good, and why; or the disk is full. Nothing is left behind then.
+      InputError: names every file that cannot be used, and why; or the disk is full. Nothing is left behind then.
     """
     cls, variant = datasets.builder_class(name)
     if (count is not None and count < 1) or smallest < datasets.SMALLEST or (tile and tile < smallest):
@@ -82,7 +82,7 @@ def prepare(
     with _staging(pathlib.Path(data_dir), name) as staging:
         if folder.is_dir():
             try:
-                return Summary(folder, len(datasets.Prepared(name, data_dir)), new=False)
+                return Preparation(folder, len(datasets.Prepared(name, data_dir)), new=False)
             except InputError as error:
                 raise InputError(f"{folder} is there but cannot be read; remove it and try again") from error
         files, problems = _list(cls, pathlib.Path(source), count)
@@ -119,32 +119,32 @@ def prepare(
             os.rename(staging / folder.relative_to(data_dir), folder)
         except (OSError, RuntimeError) as error:  # the record writer's errors are RuntimeErrors
             raise InputError(f"cannot write to {data_dir}: {error}") from error
-    return Summary(folder, number, images, dict(changes), tuple(problems))
+    return Preparation(folder, number, images, dict(changes), tuple(problems))
 
 
 def _read_back(name: str, data_dir: pathlib.Path) -> int:
-    """Number of examples, each of which could be read: a full disk may show only here."""
+    """Reads every example, and returns their number. A full disk may only show here."""
     try:
         return sum(1 for _ in datasets.Prepared(name, str(data_dir)))
     except InputError as error:
         raise InputError(f"what was written cannot be read back (is the disk full?): {error}") from error
 
 
-def report(name: str, summary: Summary) -> str:
-    """The summary as text."""
-    if not summary.new:
+def report(name: str, outcome: Preparation) -> str:
+    """What a preparation did, as text."""
+    if not outcome.new:
         return (
-            f"{name} is prepared already: {summary.examples:,} examples in {summary.folder} (remove it to start anew)"
+            f"{name} is prepared already: {outcome.examples:,} examples in {outcome.folder} (remove it to start anew)"
         )
-    lines = [f"{name}: {summary.examples:,} examples with {summary.images:,} images, all checked, in {summary.folder}"]
-    lines += [f"  {number:,} x {change}" for change, number in summary.changes.items()]
-    if summary.refused:
-        lines += [f"left out ({len(summary.refused)}):", _lines(summary.refused)]
+    lines = [f"{name}: {outcome.examples:,} examples with {outcome.images:,} images, all checked, in {outcome.folder}"]
+    lines += [f"  {number:,} x {change}" for change, number in outcome.changes.items()]
+    if outcome.refused:
+        lines += [f"left out ({len(outcome.refused)}):", _lines(outcome.refused)]
     return "\n".join(lines)
 
 
 def _list(cls, source: pathlib.Path, count: int | None) -> tuple[list[datasets.Files], list[str]]:
-    """The examples in `source`, as many as there must be."""
+    """The examples in `source`; InputError unless there are as many as expected."""
     expected = count or cls.COUNT
     wanted = f"expected in --source={source}: {cls.LAYOUT}"
     try:
@@ -161,7 +161,7 @@ def _list(cls, source: pathlib.Path, count: int | None) -> tuple[list[datasets.F
 
 @contextlib.contextmanager
 def _staging(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
-    """A folder to work in, on the disk of `data_dir`; removed in the end, and by the next call if this process is killed."""
+    """A folder to work in, on the disk of `data_dir`. It is removed at the end, or by the next call if this process is killed."""
     folder = data_dir / ".preparing" / name.replace("/", "-")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def _lines(problems) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prepares and prints a summary; bad input ends with a message and exit status 2."""
+    """Prepares a dataset and says what was done; bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, metavar="NAME")
     parser.add_argument("--source", required=True, metavar="DIR", help="folder with the images")
@@ -199,8 +199,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tile", type=int, default=0, metavar="N", help="cut photographs into pieces of N x N pixels")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
-    try:
-        summary = prepare(
+    with exit_on_error(interrupted="nothing is prepared"):
+        outcome = prepare(
             options.dataset,
             options.source,
             options.data_dir,
@@ -209,13 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
             smallest=options.smallest,
             tile=options.tile,
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; nothing is prepared", file=sys.stderr)
-        sys.exit(130)
-    print(report(options.dataset, summary).encode(errors="backslashreplace").decode())
+    print(report(options.dataset, outcome).encode(errors="backslashreplace").decode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Evaluation: one code path, for training runs and for `--mode=eval`. See `protocols` for sets and columns."""
+"""Super-resolves the images of one test set, and measures the results: in training runs and with `--mode=eval` alike."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -21,31 +21,33 @@ from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality, to_uint8
 from rrsr_jax.evaluation.protocols import TestSet, bucket_inputs, bucket_plan, crop_to_multiple, paper_inputs
+from rrsr_jax.evaluation.results import SetResult
 from rrsr_jax.models.contract import read_contract
 from rrsr_jax.workdir.files import write_atomically
 
-# Makes `sr` of parameters, `lr`, `ref`, both (., ., 3) uint8, and height and width of the part of `lr` that is no padding.
+# (lr, ref, valid) -> sr: `lr` (H, W, 3), `ref` (., ., 3) and `sr` (4 H, 4 W, 3) are uint8, and `valid` is height and width of the
+# part of `lr` that is not padding.
 Upscaler = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
 
-STEP = 32  # sizes to cut to, in pixels of `lr`, so that few are compiled
+SIZE_MULTIPLE = 32  # padding is cut to multiples of this many pixels of `lr`, so that few sizes are compiled
 METRICS = ("psnr_y", "ssim_y", "gmsd_y")
 
 
 class Stopped(Exception):
-    """An evaluation was asked to stop."""
+    """The evaluation was asked to stop."""
 
 
 class Evaluation(NamedTuple):
-    """What came out for one set.
+    """The outcome for one test set.
 
     Attributes:
-      summary: {"images": number, "border": .., "columns": {column: {metric: mean of each of METRICS,
-        "worse_than_lr_itself": number of images}}, "failed": {"name, column": reason}}; what failed is in no mean.
+      result: the set's entry in `Results`: means of each of `METRICS`, and, where `lr_itself` is among the references,
+        `worse_than_lr_itself`: on how many images PSNR is lower than without a reference.
       names: of all images, in order.
-      scores: {column: {name: {metric: value}}}.
+      scores: {reference: {name: {metric: value}}}, without images that failed.
     """
 
-    summary: dict[str, Any]
+    result: SetResult
     names: list[str]
     scores: dict[str, dict[str, dict[str, float]]]
 
@@ -64,7 +66,7 @@ def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray
 
     def run(params, lr, ref, valid):
         if contract.reach is not None:
-            height, width = (-(-(size + contract.reach) // STEP) * STEP for size in valid)
+            height, width = (-(-(size + contract.reach) // SIZE_MULTIPLE) * SIZE_MULTIPLE for size in valid)
             lr = lr[:height, :width]
         images = (image[None].astype(np.float32) / 255 for image in (lr, ref))
         return to_uint8(apply(params, *images, np.array([valid], np.int32))[0])
@@ -72,34 +74,36 @@ def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray
     return run
 
 
-def evaluate(
+def evaluate_set(
     upscaler: Upscaler | None,
     test_set: TestSet,
     border: int,
     out: pathlib.Path,
-    run: Mapping[str, Any],
+    identity: Mapping[str, Any],
     stop: Callable[[], bool] = bool,
     padded: bool = True,
 ) -> Evaluation:
-    """Evaluates one set; what is done already in `out` for the same `run` is not done again.
+    """Evaluates one test set. Images that `out` already has of the same identity are not computed again.
+
+    An image that cannot be read, or that the device has no memory for, is reported and left out of the means.
 
     Args:
-      upscaler: may be None if the only column is bicubic.
+      upscaler: the model; may be None if `bicubic` is the only reference.
       test_set: what to evaluate.
       border: pixels left out at each edge.
-      out: gets `images.csv` with one row per image and column, and the results as `COLUMN/NAME.png`.
-      run: what the results depend on (a checkpoint's step, say).
+      out: folder for `images.csv`, one row per image and reference, and the results, `REFERENCE/NAME.png`.
+      identity: what the results depend on besides `border` and the test set; JSON values, see `results.identity`.
       stop: asked before every image.
       padded: whether the images are padded, as published or to few common sizes; False for a model that `pads_itself`.
 
     Raises:
-      Stopped: `stop` said so; the same call goes on from there.
+      Stopped: `stop` returned True; the same call continues from there.
     """
-    log(f"evaluating {test_set.name}: {len(test_set)} images, {', '.join(test_set.columns)}")
-    done = _Rows(out, dict(run) | {"border": border, "metrics": METRICS, "padded": padded, **test_set.identity()})
+    log(f"evaluating {test_set.name}: {len(test_set)} images, {', '.join(test_set.references)}")
+    done = _Rows(out, {**identity, "border": border, "metrics": METRICS, "padded": padded, **test_set.identity()})
     failed, shapes, names = {}, set(), []
     plan = bucket_plan(test_set) if padded else {}
-    total = len(test_set) * len(test_set.columns)
+    total = len(test_set) * len(test_set.references)
     with done, tqdm.tqdm(total=total, unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
         for index in range(len(test_set)):
             names.append(f"record {index}")
@@ -108,49 +112,57 @@ def evaluate(
                 names[-1] = example["name"]
                 hr = _measurable(example["hr"], border)
             except InputError as error:
-                failed |= {f"{names[-1]}, {column}": str(error) for column in test_set.columns}
+                failed |= {f"{names[-1]}, {reference}": str(error) for reference in test_set.references}
                 continue
-            for column in test_set.columns:
+            for reference in test_set.references:
                 if stop():
                     raise Stopped
                 bar.update()
-                path = out / column / f"{example['name']}.png"
-                if (example["name"], column) in done and path.exists():
+                path = out / reference / f"{example['name']}.png"
+                if (example["name"], reference) in done and path.exists():
                     continue
                 try:
-                    if column == "bicubic":
+                    if reference == "bicubic":
                         sr = upscale(downscale(hr))
                     else:
-                        ref = test_set.reference(column, index, example)
+                        assert upscaler, "a reference other than bicubic needs a model"
+                        ref = test_set.reference_image(reference, index, example)
                         if not padded:
                             inputs = downscale(hr), ref
-                        elif test_set.exact(column):
+                        elif test_set.pads_as_published(reference):
                             inputs = paper_inputs(hr, ref)
                         else:
-                            inputs = bucket_inputs(hr, ref, plan[index, column])
+                            inputs = bucket_inputs(hr, ref, plan[index, reference])
                         shapes.add(tuple(image.shape for image in inputs))
                         valid = tuple(n // SCALE_FACTOR for n in hr.shape[:2])
                         sr = upscaler(*inputs, valid)[: hr.shape[0], : hr.shape[1]]
                 # A device without room raises a RuntimeError.
                 except (InputError, ValueError, RuntimeError, MemoryError) as error:
-                    failed[f"{example['name']}, {column}"] = (str(error) or type(error).__name__).splitlines()[0]
+                    failed[f"{example['name']}, {reference}"] = (str(error) or type(error).__name__).splitlines()[0]
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(sr).save(path)
-                done.add(example["name"], column, quality(sr, hr, border))
-    scores = {column: done.of(column, names) for column in test_set.columns}
+                done.add(example["name"], reference, quality(sr, hr, border))
+    scores = {reference: done.of(reference, names) for reference in test_set.references}
     counted = sum(len(rows) for rows in scores.values())
     assert len(set(names)) == len(test_set), "every image once"
     assert counted + len(failed) == total, f"{counted} + {len(failed)} != {total}"
-    for what, reason in failed.items():
-        log(f"failed: {test_set.name}: {what}: {reason}")
+    for image, reason in failed.items():
+        log(f"failed: {test_set.name}: {image}: {reason}")
     if shapes:
-        log(f"{test_set.name}: {len(shapes)} pair(s) of sizes for {len(test_set)} images, each to compile")
-    summary = {"images": len(test_set), "border": border, "columns": _means(scores), "failed": failed}
-    return Evaluation(summary | {"exact": test_set.padded_as_published}, names, scores)
+        log(f"{test_set.name}: {len(shapes)} pair(s) of sizes compiled for {len(test_set)} images")
+    result = SetResult(
+        images=len(test_set),
+        border=border,
+        references=_means(scores),
+        failed=failed,
+        published_padding=test_set.published_padding,
+    )
+    return Evaluation(result, names, scores)
 
 
 def _measurable(hr: np.ndarray, border: int) -> np.ndarray:
+    """`hr` cropped to multiples of the scale factor; InputError if it is too small for SSIM's window."""
     hr = crop_to_multiple(hr)
     if min(hr.shape[:2]) - 2 * border < SSIM_WINDOW:
         raise InputError(
@@ -160,59 +172,57 @@ def _measurable(hr: np.ndarray, border: int) -> np.ndarray:
 
 
 def _means(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Per column the means, and how many images come out worse than with no reference at all."""
+    """Means by reference, with `worse_than_lr_itself` where `lr_itself` was evaluated."""
     means, base = {}, scores.get("lr_itself", {})
-    for column, rows in scores.items():
+    for reference, rows in scores.items():
         if rows:
-            means[column] = {metric: float(np.mean([row[metric] for row in rows.values()])) for metric in METRICS}
-        if rows and base and column != "lr_itself":
+            means[reference] = {metric: float(np.mean([row[metric] for row in rows.values()])) for metric in METRICS}
+        if rows and base and reference != "lr_itself":
             worse = [name for name in rows if name in base and rows[name]["psnr_y"] < base[name]["psnr_y"]]
-            means[column]["worse_than_lr_itself"] = len(worse)
+            means[reference]["worse_than_lr_itself"] = len(worse)
     return means
 
 
 class _Rows:
-    """The per-image results of one set: a CSV file that grows row by row, so that an interrupted evaluation goes on."""
+    """The scores of one test set in `images.csv`, appended row by row, so that an interrupted evaluation can continue."""
 
-    def __init__(self, out: pathlib.Path, run: Mapping[str, Any]):
-        """Reads what is there of the same `run`; removes what is there of another."""
-        self._path, mark = out / "images.csv", out / "run.json"
+    def __init__(self, out: pathlib.Path, identity: Mapping[str, Any]):
+        """Reads the rows of the same identity; removes everything in `out` of another."""
+        self._path, mark = out / "images.csv", out / "identity.json"
         self._rows: dict[tuple[str, str], dict[str, float]] = {}
-        run = json.loads(json.dumps(run))
-        if mark.exists() and self._path.exists() and json.loads(mark.read_text()) == run:
-            whole_lines, _, _ = self._path.read_text().rpartition("\n")  # the last row may be cut off
-            for row in csv.DictReader(io.StringIO(whole_lines, newline="")):
-                self._rows[row["name"], row["column"]] = {metric: float(row[metric]) for metric in METRICS}
+        identity = json.loads(json.dumps(identity))  # tuples become lists
+        if mark.exists() and self._path.exists() and json.loads(mark.read_text()) == identity:
+            complete, _, _ = self._path.read_text().rpartition("\n")  # the last row may be cut off
+            for row in csv.DictReader(io.StringIO(complete, newline="")):
+                self._rows[row["name"], row["reference"]] = {metric: float(row[metric]) for metric in METRICS}
         else:
             shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path, self._text())
-        write_atomically(mark, json.dumps(run))
+        write_atomically(mark, json.dumps(identity))
 
-    def _text(self):
+    def _text(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("name", "column", *METRICS))
+        writer.writerow(("name", "reference", *METRICS))
         writer.writerows((*key, *map(repr, values.values())) for key, values in self._rows.items())
         return text.getvalue()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._file = self._path.open("a")
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         write_atomically(self._path, self._text())
 
-    def __contains__(self, key):
+    def __contains__(self, key: tuple[str, str]) -> bool:
         return key in self._rows
 
-    def add(self, name: str, column: str, values: Mapping[str, float]) -> None:
-        self._rows[name, column] = {metric: values[metric] for metric in METRICS}
-        csv.writer(self._file, lineterminator="\n").writerow(
-            (name, column, *map(repr, self._rows[name, column].values()))
-        )
+    def add(self, name: str, reference: str, values: Mapping[str, float]) -> None:
+        row = self._rows[name, reference] = {metric: values[metric] for metric in METRICS}
+        csv.writer(self._file, lineterminator="\n").writerow((name, reference, *map(repr, row.values())))
         self._file.flush()
 
-    def of(self, column: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
-        return {name: self._rows[name, column] for name in names if (name, column) in self._rows}
+    def of(self, reference: str, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        return {name: self._rows[name, reference] for name in names if (name, reference) in self._rows}

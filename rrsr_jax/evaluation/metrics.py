@@ -5,11 +5,11 @@ from skimage.metrics import structural_similarity
 
 PEAK = 255.0
 SSIM_WINDOW = 11  # pixels a side
-GMSD_CONSTANT = 170.0  # T of its paper, in squared grey values
+GMSD_CONSTANT = 170.0  # T in the paper, in squared grey values
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1], clipped and rounded, to the 8-bit image that is saved and measured."""
+    """Floats in [0, 1] to uint8, clipped and rounded: the image that is saved and measured."""
     return np.clip(np.rint(np.asarray(image, np.float64) * PEAK), 0, PEAK).astype(np.uint8)
 
 
@@ -38,16 +38,23 @@ def ssim(a: np.ndarray, b: np.ndarray, border: int = 0) -> float:
       border: as in `psnr`.
     """
     a, b = _crop(a, b, border)
-    options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=PEAK)
-    return float(structural_similarity(a.astype(np.float64), b.astype(np.float64), **options))
+    similarity = structural_similarity(
+        a.astype(np.float64),
+        b.astype(np.float64),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=PEAK,
+    )
+    return float(np.asarray(similarity))
 
 
 def gmsd(a: np.ndarray, b: np.ndarray, border: int = 0) -> float:
-    """Gradient magnitude similarity deviation (Xue et al., IEEE TIP 2014): 0 for equal images, the lower the better.
+    """Gradient magnitude similarity deviation (Xue et al., IEEE TIP 2014): 0 for equal images; lower is better.
 
-    Both are averaged over blocks of 2 x 2; m is the length of the gradient (Prewitt, divided by 3), similarity
-    (2 m_a m_b + 170) / (m_a^2 + m_b^2 + 170), and the result its sample standard deviation over the image. As in the authors'
-    program the surroundings are black.
+    Both images are averaged over blocks of 2 x 2. With m the magnitude of the gradient (Prewitt, divided by 3), the similarity of
+    a pixel is (2 m_a m_b + 170) / (m_a^2 + m_b^2 + 170). The result is its sample standard deviation over the image. Outside the
+    image everything is black, as in the authors' program.
 
     Args:
       a, b: (H, W) in [0, 255], at least 3 x 3 after cropping.
@@ -64,20 +71,21 @@ def quality(sr: np.ndarray, hr: np.ndarray, border: int) -> dict[str, float]:
     return {"psnr_y": min(psnr(a, b, border), 100.0), "ssim_y": ssim(a, b, border), "gmsd_y": gmsd(a, b, border)}
 
 
-def _halve(image):
-    """Means of 2 x 2 pixels; black continues an odd size."""
+def _halve(image: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels; an odd size is continued in black."""
     image = np.pad(image, [(0, size % 2) for size in image.shape])
     return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4
 
 
-def _gradient(image):
-    """Length of the Prewitt gradient."""
+def _gradient(image: np.ndarray) -> np.ndarray:
+    """Magnitude of the Prewitt gradient."""
     image = np.pad(image, 1)
-    columns, rows = image[:, 2:] - image[:, :-2], image[2:] - image[:-2]
-    return np.hypot(columns[2:] + columns[1:-1] + columns[:-2], rows[:, 2:] + rows[:, 1:-1] + rows[:, :-2]) / 3
+    dx, dy = image[:, 2:] - image[:, :-2], image[2:] - image[:-2]
+    return np.hypot(dx[2:] + dx[1:-1] + dx[:-2], dy[:, 2:] + dy[:, 1:-1] + dy[:, :-2]) / 3
 
 
-def _crop(a, b, border):
+def _crop(a: np.ndarray, b: np.ndarray, border: int) -> tuple[np.ndarray, np.ndarray]:
     if a.shape != b.shape:
         raise ValueError(f"two images of one shape expected, got {a.shape} and {b.shape}")
-    return tuple(x[border : x.shape[0] - border, border : x.shape[1] - border] for x in (a, b))
+    inside = tuple(slice(border, size - border) for size in a.shape[:2])
+    return a[inside], b[inside]

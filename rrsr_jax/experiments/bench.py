@@ -1,11 +1,11 @@
 """Benchmark of the whole: `python -m rrsr_jax.experiments.bench [--part step] [--batch 9] [--dtype bfloat16] [--json FILE]`.
 
-Full-size RRSR with random parameters. `step`: one reciprocal training step (two passes, forward, backward, update) on 160 x 160.
-`inference`: 128 x 128 to 512 x 512 with a 512 x 512 reference. `cufed5`: a 500 x 500 result with one reference of that size, and
-with five as a list. `match`: the patch search of `inference` alone, exact, in bfloat16 and coarse-to-fine, and a PyTorch one of
-unfolded patches where PyTorch is installed. `data`: the input pipeline on prepared pairs as in CUFED (PNG records,
-augmentation, warp, both downsamplings), training samples per second of processor time, which is per core. A single
-convolution (64 channels, 160 x 160, 1.9 GFLOP) is timed first and last, as a measure of the machine.
+Full-size RRSR, or the model of `--config`, with random parameters. `step`: one reciprocal training step (two passes, forward,
+backward, update) on 160 x 160. `inference`: 128 x 128 to 512 x 512 with a 512 x 512 reference. `cufed5`: a 500 x 500 result with
+one reference of that size, and with five as a list. `match`: the patch search of `inference` alone, exact, in bfloat16 and
+coarse-to-fine, and a PyTorch one of unfolded patches where PyTorch is installed. `data`: the input pipeline on prepared pairs as
+in CUFED (PNG records, augmentation, warp, both downsamplings), training samples per second of processor time, which is per core.
+A single convolution (64 channels, 160 x 160, 1.9 GFLOP) is timed first and last, as a measure of the machine.
 """
 
 import argparse
@@ -13,43 +13,79 @@ import functools
 import importlib.util
 import json
 import pathlib
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 
-from configs import cufed5 as full_size
-from kernels.bench import Timed, in_turns
-from rrsr_jax import models
+from kernels.bench import Timed, in_turns, timed
+from rrsr_jax import SCALE_FACTOR, config_files, models
 from rrsr_jax.data import datasets, pipeline, prepare
 from rrsr_jax.data.images import random_view
+from rrsr_jax.errors import InputError
 from rrsr_jax.models.matching import match_patches, match_patches_coarse_to_fine
-from rrsr_jax.training import initial
 from rrsr_jax.training.step import create_state, make_mesh, make_train_step, place
 
-
-def compiled(f, *arguments) -> Timed:
-    """`f` compiled for and applied to `arguments`."""
-    start = time.perf_counter()
-    run = jax.jit(f).lower(*arguments).compile()
-    seconds = time.perf_counter() - start
-    return Timed(lambda: jax.block_until_ready(run(*arguments)), seconds, run.memory_analysis().temp_size_in_bytes)
+# Sides of the images, in pixels.
+SIZES = {"step": 160, "inference": 512, "cufed5": 500}
+MATCHED = (128, 256)  # side and channels of the features in `match`
+SAMPLES, SAMPLE_SIZE = 1_000, 160  # in `data`; shuffling few is slower
 
 
-def rows(functions: dict[str, Timed], repeats: int = 3) -> list[dict]:
+def published_config() -> ConfigDict:
+    """What the benchmark needs of `configs/cufed5.py`, RRSR's published run."""
+    c = ConfigDict()
+    c.stage = "rec"
+    c.model = ConfigDict(dict(name="rrsr", dtype="float32", match_dtype="float32", remat="none"))
+    c.loss = ConfigDict(dict(rec=1.0, rtrr=0.4))
+    c.adam_betas = (0.9, 0.999)
+    c.learning_rates = ConfigDict(dict(default=1e-4, vgg=0.0, correspondence=0.0))
+    c.schedule, c.decay_steps, c.decay_factor = "steps", (72_545, 211_040), 0.1
+    c.ema_decay = 0.0
+    c.data = ConfigDict(
+        dict(
+            name="cufed",
+            dir="data",
+            patch=160,
+            warp=True,
+            warp_range=(5.0, 20.0),
+            view=dict(shift=0.25, corners=0.05, whole_pixels=False),
+            skip_damaged=False,
+            threads=16,
+            prefetch=16,
+            workers=0,
+        )
+    )
+    return c
+
+
+def random_params(model: nn.Module) -> dict[str, Any]:
+    """Parameters from N(0, 0.02), without compiling the model's own initialisation; new ones at every call."""
+    lr, ref = (jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32) for side in (12, 12 * SCALE_FACTOR))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), lr, ref)["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: jnp.asarray(0.02 * rng.standard_normal(a.shape), jnp.float32), shapes)
+
+
+def rows(functions: dict[str, Timed], repeats: int = 3) -> list[dict[str, Any]]:
     """One row per function; they run in turns."""
     seconds = in_turns(functions, repeats)
     return [
         {
             "what": name,
             "seconds": seconds[name],
-            "compile_seconds": timed.compile_seconds,
-            "temporary_gib": None if timed.temporary_bytes is None else timed.temporary_bytes / 2**30,
+            "compile_seconds": function.compile_seconds,
+            "temporary_gib": None if function.temporary_bytes is None else function.temporary_bytes / 2**30,
         }
-        for name, timed in functions.items()
+        for name, function in functions.items()
     ]
 
 
@@ -57,60 +93,65 @@ def convolution() -> float:
     """Seconds of a 3x3 convolution, 64 to 64 channels, 160 x 160."""
     x, w = jnp.ones((1, 160, 160, 64)), jnp.ones((3, 3, 64, 64))
     dims = ("NHWC", "HWIO", "NHWC")
-    f = compiled(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=dims), x, w)
+    f = timed(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=dims), x, w)
     return in_turns({"": f}, 10)[""]
 
 
-def images(rng, size: int, batch: int = 1) -> np.ndarray:
+def images(rng: np.random.Generator, size: int, batch: int = 1) -> np.ndarray:
     """Random 8-bit images."""
     return rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
 
 
-def step(config, model, params, rng, batch_size: int) -> list[dict]:
+def square(side: int) -> str:
+    """A square's size, for a row's name."""
+    return f"{side} x {side}"
+
+
+def step(config: ConfigDict, rng: np.random.Generator, batch_size: int) -> list[dict[str, Any]]:
     """One reciprocal training step."""
-    sizes = {"lr": 40, "hr": 160, "ref": 160, "ref_p": 160, "ref_lr_p": 40}
-    mesh = make_mesh()
+    hr = SIZES["step"]
+    sizes = {"lr": hr // SCALE_FACTOR, "hr": hr, "ref": hr, "ref_p": hr, "ref_lr_p": hr // SCALE_FACTOR}
+    mesh, model = make_mesh(), models.build(config.model)
     batch = {name: jnp.asarray(images(rng, size, batch_size)) for name, size in sizes.items()}
-    state = place(create_state(params, config), mesh)
-    start = time.perf_counter()
-    run = make_train_step(model, config, mesh).lower(state, batch).compile()
-    seconds = time.perf_counter() - start
-
-    def once():
-        nonlocal state
-        state, _ = jax.block_until_ready(run(state, batch))
-
-    return rows({"reciprocal step, 160 x 160": Timed(once, seconds, run.memory_analysis().temp_size_in_bytes)})
+    state = place(create_state(random_params(model), config), mesh)
+    function = timed(make_train_step(model, config, mesh), state, batch, carry=True)
+    return rows({f"reciprocal step, {square(hr)}": function})
 
 
-def upscaling(model, params, rng, batch_size: int, size: int, references: int = 1) -> Timed:
+def upscaling(config: ConfigDict, rng: np.random.Generator, batch_size: int, size: int, references: int = 1) -> Timed:
     """The model from `size` / 4 to `size` with references of that size."""
-    lr, *refs = (jnp.asarray(images(rng, n, batch_size), jnp.float32) / 255 for n in (size // 4, *[size] * references))
-    return compiled(lambda params, lr, refs: model.apply({"params": params}, lr, refs), params, lr, refs)
+    model = models.build(config.model)
+    sides = (size // SCALE_FACTOR, *[size] * references)
+    lr, *refs = (jnp.asarray(images(rng, side, batch_size), jnp.float32) / 255 for side in sides)
+    apply = lambda params, lr, refs: model.apply({"params": params}, lr, refs)  # noqa: E731
+    return timed(apply, random_params(model), lr, refs)
 
 
-def inference(config, model, params, rng, batch_size: int) -> list[dict]:
+def inference(config: ConfigDict, rng: np.random.Generator, batch_size: int) -> list[dict[str, Any]]:
     """Super-resolution of one larger image."""
-    return rows({"128 x 128 to 512 x 512": upscaling(model, params, rng, batch_size, 512)})
+    size = SIZES["inference"]
+    return rows({f"{square(size // SCALE_FACTOR)} to {square(size)}": upscaling(config, rng, batch_size, size)})
 
 
-def cufed5(config, model, params, rng, batch_size: int) -> list[dict]:
+def cufed5(config: ConfigDict, rng: np.random.Generator, batch_size: int) -> list[dict[str, Any]]:
     """Images as large as those of CUFED5 get."""
-    names = {"125 x 125 to 500 x 500, one reference": 1, "the same, five references": 5}
-    return rows({name: upscaling(model, params, rng, batch_size, 500, number) for name, number in names.items()})
+    size = SIZES["cufed5"]
+    names = {f"{square(size // SCALE_FACTOR)} to {square(size)}, one reference": 1, "the same, five references": 5}
+    return rows({name: upscaling(config, rng, batch_size, size, number) for name, number in names.items()})
 
 
-def match(config, model, params, rng, batch_size: int) -> list[dict]:
+def match(config: ConfigDict, rng: np.random.Generator, batch_size: int) -> list[dict[str, Any]]:
     """Patch matching alone, at the size of `inference`."""
-    a, b = (jnp.asarray(rng.standard_normal((batch_size, 128, 128, 256)), jnp.float32) for _ in range(2))
+    side, channels = MATCHED
+    a, b = (jnp.asarray(rng.standard_normal((batch_size, side, side, channels)), jnp.float32) for _ in range(2))
     functions = {
-        "exact": compiled(match_patches, a, b),
-        "bfloat16": compiled(functools.partial(match_patches, dtype=jnp.bfloat16), a, b),
-        "coarse to fine, factor 4": compiled(match_patches_coarse_to_fine, a, b),
+        "exact": timed(match_patches, a, b),
+        "bfloat16": timed(functools.partial(match_patches, dtype=jnp.bfloat16), a, b),
+        "coarse to fine, factor 4": timed(match_patches_coarse_to_fine, a, b),
     }
     if importlib.util.find_spec("torch"):
         functions["PyTorch, unfolded patches"] = torch_match(a, b)
-    return [row | {"what": f"matching 128 x 128 on 128 x 128, {row['what']}"} for row in rows(functions)]
+    return [row | {"what": f"matching {square(side)} on {square(side)}, {row['what']}"} for row in rows(functions)]
 
 
 def torch_match(a: jax.Array, b: jax.Array) -> Timed:
@@ -119,10 +160,10 @@ def torch_match(a: jax.Array, b: jax.Array) -> Timed:
     from torch.nn import functional
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a, b = (torch.from_numpy(np.array(f)).to(device).permute(0, 3, 1, 2) for f in (a, b))
+    features = [torch.from_numpy(np.array(f)).to(device).permute(0, 3, 1, 2) for f in (a, b)]
 
     def run():
-        patches = [functional.unfold(functional.normalize(f, dim=1), 3) for f in (a, b)]
+        patches = [functional.unfold(functional.normalize(f, dim=1), 3) for f in features]
         queries, keys = (p / (p.norm(dim=1, keepdim=True) + 1e-5) for p in patches)
         for chunk in queries.split(2048, dim=2):
             (chunk.transpose(1, 2) @ keys).max(2)
@@ -132,58 +173,73 @@ def torch_match(a: jax.Array, b: jax.Array) -> Timed:
     return Timed(run)
 
 
-def data(config, model, params, rng, batch_size: int, samples: int = 1_000) -> list[dict]:
+def data(config: ConfigDict, rng: np.random.Generator, batch_size: int) -> list[dict[str, Any]]:
     """The input pipeline alone, on crops of the embedded photographs."""
-    photographs = datasets.embedded_photographs(datasets.EMBEDDED_TRAIN, 160)
-    config = config.data.copy_and_resolve_references()
+    batch = 10
+    photographs = datasets.embedded_photographs(datasets.EMBEDDED_TRAIN, SAMPLE_SIZE)
     with tempfile.TemporaryDirectory() as folder:
         source = pathlib.Path(folder, "source")
         for kind in ("input", "ref"):
             (source / kind).mkdir(parents=True)
-        for i in range(samples):  # shuffling few is slower
-            pair = random_view(photographs[i % len(photographs)], 160, rng)
+        for i in range(SAMPLES):
+            pair = random_view(photographs[i % len(photographs)], SAMPLE_SIZE, rng)
             for kind, image in zip(("input", "ref"), pair, strict=True):
                 Image.fromarray(image).save(source / kind / f"{i:05}.png")
-        prepare.prepare("cufed", str(source), folder, count=samples)
-        config.dir = folder
-        batches = pipeline.training_batches(config, 10, seed=0)
+        prepare.prepare("cufed", str(source), folder, count=SAMPLES)
+        settings = config.data.copy_and_resolve_references()
+        settings.update(name="cufed", dir=folder, patch=SAMPLE_SIZE)
+        batches = pipeline.training_batches(settings, batch, seed=0)
         next(batches)  # threads and readers are there then
         wall, used = time.perf_counter(), time.process_time()
-        for _ in range(samples // 10):
+        for _ in range(SAMPLES // batch):
             next(batches)
         wall, used = time.perf_counter() - wall, time.process_time() - used
-    return [{"what": f"input pipeline, on {used / wall:.1f} cores", "samples_per_second_and_core": samples / used}]
+    return [{"what": f"input pipeline, on {used / wall:.1f} cores", "samples_per_second_and_core": SAMPLES / used}]
 
 
 PARTS = {"step": step, "inference": inference, "cufed5": cufed5, "match": match, "data": data}
 
 
-def main() -> None:
-    """Prints one line per row."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints one line per row; bad input ends with a message and exit status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rrsr_jax.experiments.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--part", choices=PARTS, action="append", help="all of them without this")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16"), help="of computation and matching"
-    )
-    parser.add_argument("--remat", default="none", choices=("none", "blocks", "fas"))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of computation and matching")
+    parser.add_argument("--remat", choices=("none", "blocks", "fas"))
+    parser.add_argument("--config", help="a config of stage rec, FILE or FILE:ROW, instead of RRSR's published one")
     parser.add_argument("--json", help="file for the rows")
-    options = parser.parse_args()
-    config = full_size.get_config()
-    config.model.update(dtype=options.dtype, match_dtype=options.dtype, remat=options.remat)
-    model = models.build(config.model)
+    options = parser.parse_args(argv)
+    try:
+        config = config_files.load(options.config) if options.config else published_config()
+        measure(config, options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def measure(config: ConfigDict, options: argparse.Namespace) -> None:
+    """Runs the parts of `main`'s options one after another; each makes its own model, parameters and inputs."""
+    changes = {"dtype": options.dtype, "match_dtype": options.dtype, "remat": options.remat}
+    changes = {field: value for field, value in changes.items() if value}
+    if config.stage != "rec":
+        raise InputError(f"--config={options.config}: a config of stage rec expected, got one of stage {config.stage}")
+    if unknown := [field for field in changes if field not in config.model]:
+        raise InputError(f"--{unknown[0]}: the model {config.model.name} has no field {unknown[0]}")
+    config.model.update(changes)
     about = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "jax": jax.__version__}
-    about |= {"batch": options.batch, "dtype": options.dtype, "remat": options.remat, "convolution": convolution()}
+    about |= {"model": config.model.name, "batch": options.batch, **changes, "convolution": convolution()}
     print(", ".join(f"{k} {v:.2g} s" if isinstance(v, float) else f"{k} {v}" for k, v in about.items()), flush=True)
-    parts = options.part or list(PARTS)
-    params = initial.initial_params(model, config) if parts != ["data"] else None
     measured = []
-    for name in parts:
-        for row in PARTS[name](config, model, params, np.random.default_rng(0), options.batch):
+    for name in options.part or PARTS:
+        for row in PARTS[name](config, np.random.default_rng(0), options.batch):
             measured.append(row)
-            print(
-                ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in row.items() if v is not None)
-            )
+            values = {k: v for k, v in row.items() if v is not None}
+            print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in values.items()), flush=True)
     about["convolution_after"] = convolution()
     print(f"convolution {about['convolution_after']:.2g} s")
     if options.json:

@@ -3,27 +3,24 @@
 Nothing here uses an accelerator, which belongs to the process that runs.
 """
 
-import contextlib
-import difflib
-import glob
 import json
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from rrsr_jax.data import pipeline
+from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
-from rrsr_jax.training import stages
-from rrsr_jax.training.step import make_decay, make_mesh
+from rrsr_jax.training import train
+from rrsr_jax.workdir.progress import read_records
 
-# A step is timed over at least so many steps and seconds, after the first.
+# A training step is timed over at least so many steps and seconds, after the first.
 TIMED_STEPS, TIMED_SECONDS = 3, 10.0
 
 
@@ -31,15 +28,15 @@ class Run(NamedTuple):
     """One config with one seed.
 
     Attributes:
-      name: the config's, without folder and ending.
-      path: of the config file.
+      name: the config's row, or its file's name without folder and ending.
+      file: the config as `--config` takes it, FILE or FILE:ROW.
       overrides: `field=value`, by which the config differs from its file.
       config: with the overrides.
       workdir: of this run alone.
     """
 
     name: str
-    path: str
+    file: str
     overrides: tuple[str, ...]
     config: ConfigDict
     workdir: pathlib.Path
@@ -49,20 +46,7 @@ class Run(NamedTuple):
         fields = {name.replace("__", "."): value for name, value in fields.items()}
         kept = [override for override in self.overrides if override.partition("=")[0] not in fields]
         overrides = (*kept, *(f"{name}={value}" for name, value in fields.items()))
-        return self._replace(overrides=overrides, config=load_config(self.path, overrides))
-
-
-def load_config(path: str, overrides: Iterable[str]) -> ConfigDict:
-    """The config of a file with `field=value` overrides, read exactly as `rrsr_jax.main` reads its command line."""
-    argv = ["", f"--config={path}", *(f"--config.{override}" for override in overrides)]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-        holder.value.steps  # noqa: B018  # what is wrong with the file is raised at the first use
-    except (flags.Error, OSError, SyntaxError) as error:
-        raise InputError(f"{path}: {error}") from error
-    return holder.value
+        return self._replace(overrides=overrides, config=config_files.load(self.file, overrides))
 
 
 def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str], seeds: int) -> list[Run]:
@@ -71,26 +55,26 @@ def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str
     A config whose `init_from` is the name of another one in the list starts from that one's run, of the same place among seeds.
 
     Args:
-      patterns: config files; may have wildcards.
-      workdir: each run gets `CONFIG/seed_N` in it.
+      patterns: FILE or FILE:ROW; FILE may have wildcards, and without ROW stands for all its rows.
+      workdir: each run gets `NAME/seed_N` in it.
       overrides: `field=value` for every config that has the field.
       seeds: number of runs of each config.
 
     Raises:
-      InputError: no such file, two of one name, or an override that no config has or that does not fit.
+      InputError: no such file or row, two of one name, or an override that no config has or that does not fit.
     """
-    paths = [path for pattern in patterns for path in sorted(glob.glob(pattern)) or _nothing(pattern)]
-    names = [pathlib.Path(path).stem for path in paths]
+    files = [file for pattern in patterns for file in config_files.expand(pattern)]
+    names = [config_files.name(file) for file in files]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise InputError(f"--configs: files of different names expected, got several called {', '.join(sorted(twice))}")
-    known = {path: fields(load_config(path, ())) for path in paths}
-    check_overrides(overrides, known)
+        raise InputError(f"--configs: configs of different names expected, got several of {', '.join(sorted(twice))}")
+    known = {file: config_files.fields(config_files.load(file)) for file in files}
+    config_files.check_overrides(overrides, known)
     runs = []
-    for name, path in zip(names, paths, strict=True):
-        own = tuple(override for override in overrides if override.partition("=")[0] in known[path])
-        config = load_config(path, own)
+    for name, file in zip(names, files, strict=True):
+        own = tuple(override for override in overrides if override.partition("=")[0] in known[file])
+        config = config_files.load(file, own)
         for seed in range(config.seed, config.seed + seeds):
-            run = Run(name, path, own, config, workdir / name / f"seed_{seed}")
+            run = Run(name, file, own, config, workdir / name / f"seed_{seed}")
             runs.append(run.override(seed=seed) if seed != config.seed else run)
     return _in_order(names, runs, seeds)
 
@@ -112,58 +96,30 @@ def _in_order(names: Sequence[str], runs: Sequence[Run], seeds: int) -> list[Run
     return ordered
 
 
-def _nothing(pattern):
-    raise InputError(f"--configs: no file {pattern}")
-
-
-def check_overrides(overrides: Sequence[str], known: Mapping[str, set[str]]) -> None:
-    """InputError for what no config has, whose fields are `known` by path; a note on what some have not."""
-    everywhere = set().union(*known.values())
-    for override in overrides:
-        field, given, _ = override.partition("=")
-        if not given:
-            raise InputError(f"--set: field=value expected, got {override!r}")
-        if field not in everywhere:
-            near = difflib.get_close_matches(field, everywhere, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"--set {override}: none of the configs has a field {field}{hint}")
-        if without := [pathlib.Path(path).stem for path in known if field not in known[path]]:
-            print(f"note: --set {override} says nothing to {', '.join(without)}", file=sys.stderr)
-
-
-def fields(config: ConfigDict, prefix: str = "") -> set[str]:
-    """Names of all fields, dotted."""
-    names = set()
-    for name, value in config.items():
-        names |= {prefix + name} | (fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else set())
-    return names
-
-
 def check(run: Run) -> None:
     """Raises InputError for what would end the run before its first step: model, schedule, data, test sets."""
     config = run.config
     try:
-        make_decay(config)
-        if not stages.build(config, make_mesh()).test_sets:
+        stage, batches = train.open_run(config)
+        batches.close()
+        if not stage.test_sets:
             raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
-        with contextlib.closing(
-            pipeline.training_batches(config.data, config.batch_size, config.seed, stage=config.stage)
-        ):
-            pass
     except InputError as error:
-        raise InputError(f"{run.path}: {error}") from error
+        raise InputError(f"{run.file}: {error}") from error
 
 
-def results(run: Run) -> dict[str, Any] | None:
-    """What the run's `results.json` says, if it is finished: the asked step, all sets, no failed image, this very config."""
+def finished_results(run: Run) -> dict[str, Any] | None:
+    """`step` and `sets` of the run's `results.json`; None unless they are of all its steps, all its test sets, no failed image,
+    and this very config.
+    """
     try:
-        there = json.loads((run.workdir / "config.json").read_text())
+        saved_config = json.loads((run.workdir / "config.json").read_text())
         written = json.loads((run.workdir / "results.json").read_text())
     except (FileNotFoundError, ValueError):
         return None
     wanted = {name for name in run.config.eval.sets.split(",") if name}
     if (
-        there != json.loads(run.config.to_json())
+        saved_config != json.loads(run.config.to_json())
         or written["step"] != run.config.steps
         or wanted - set(written["sets"])
     ):
@@ -172,13 +128,15 @@ def results(run: Run) -> dict[str, Any] | None:
     return None if any(result["failed"] for result in sets.values()) else {"step": written["step"], "sets": sets}
 
 
-def records(run: Run) -> list[dict[str, Any]]:
-    """What the run has logged of its training so far."""
-    path, found = run.workdir / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):  # a line that is being written
-            found.append(json.loads(line))
-    return [record for record in found if "train/loss" in record]
+def training_records(run: Run) -> list[dict[str, Any]]:
+    """What the run has recorded of its training so far."""
+    return [record for record in read_records(run.workdir) if "train/loss" in record]
+
+
+def seconds_per_step(run: Run) -> float | None:
+    """Mean over the run's records, of training alone; None if no record has it."""
+    seconds = [record["seconds_per_step"] for record in training_records(run) if record.get("seconds_per_step")]
+    return statistics.mean(seconds) if seconds else None
 
 
 def execute(run: Run, stop: Callable[[], bool], lock: int) -> int:
@@ -192,9 +150,9 @@ def execute(run: Run, stop: Callable[[], bool], lock: int) -> int:
     run.workdir.mkdir(parents=True, exist_ok=True)
     # Results of another evaluation would look like this one's, once the config beside them is the new one.
     (run.workdir / "results.json").unlink(missing_ok=True)
-    call = [sys.executable, "-m", "rrsr_jax.main", f"--config={run.path}", f"--workdir={run.workdir}"]
+    call = [sys.executable, "-m", "rrsr_jax.main", f"--config={run.file}", f"--workdir={run.workdir}"]
     call += [f"--config.{override}" for override in run.overrides]
-    # A session of its own: Ctrl-C comes here, and reaches the run once. Its tables go where its progress goes.
+    # A session of its own: Ctrl-C comes here, and reaches the run once. Its results go where its progress goes.
     process = subprocess.Popen(call, stdout=2, start_new_session=True, pass_fds=(lock,))
     asked = False
     try:
@@ -210,31 +168,32 @@ def execute(run: Run, stop: Callable[[], bool], lock: int) -> int:
     return process.returncode
 
 
-def step_seconds(run: Run, scratch: pathlib.Path, stop: Callable[[], bool], lock: int) -> float | None:
+def measure_seconds_per_step(run: Run, scratch: pathlib.Path, stop: Callable[[], bool], lock: int) -> float | None:
     """Seconds of one training step, from the first steps of the run, which are thrown away; None if asked to stop.
 
     Raises:
       InputError: the run ended before there was something to measure.
     """
     shutil.rmtree(scratch, ignore_errors=True)
-    many = 1_000_000  # the remaining time, in whole seconds, tells the time of a step all the better
-    quiet = dict(checkpoint_every=many, image_every=many, eval__every=0, eval__sets="", init_from="")
+    never = 1_000_000  # in steps
+    quiet = dict(checkpoint_every=never, image_every=never, eval__every=0, eval__sets="", init_from="")
     if "pixel_steps" in run.config:  # most of a GAN run's steps are those with the discriminator
         quiet["pixel_steps"] = 0
-    trial = run._replace(workdir=scratch).override(steps=many, log_every=1, **quiet)
+    trial = run._replace(workdir=scratch).override(steps=never, log_every=1, **quiet)
     since = None
 
-    def enough():
+    def enough() -> bool:
         nonlocal since
-        if since is None and records(trial):
+        recorded = len(training_records(trial))
+        if since is None and recorded:
             since = time.monotonic()
-        return since is not None and time.monotonic() - since >= TIMED_SECONDS and len(records(trial)) > TIMED_STEPS
+        return since is not None and time.monotonic() - since >= TIMED_SECONDS and recorded > TIMED_STEPS
 
     execute(trial, lambda: stop() or enough(), lock)
-    measured = records(trial)
+    recorded, seconds = len(training_records(trial)), seconds_per_step(trial)
     shutil.rmtree(scratch, ignore_errors=True)
     if stop():
         return None
-    if len(measured) <= TIMED_STEPS:
-        raise InputError(f"{run.path}: ended after {len(measured)} steps, before a step could be timed; see above")
-    return measured[-1]["eta_seconds"] / (many - measured[-1]["step"])
+    if recorded <= TIMED_STEPS or seconds is None:
+        raise InputError(f"{run.file}: ended after {recorded} steps, before a step could be timed; see above")
+    return seconds

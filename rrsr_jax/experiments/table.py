@@ -1,17 +1,19 @@
-"""A list of configs, one after another, and one table of what comes out: the paper's Table 2, say.
+"""A list of configs, run one after another, and one table of their results: the paper's Table 2, for example.
 
-python -m rrsr_jax.experiments.table --configs='configs/table2/*.py' --workdir=runs/table2 [--seeds=2] [--minutes=25] ...
+python -m rrsr_jax.experiments.table --configs configs/table2.py --workdir=runs/table2 [--seeds=2] [--minutes=25] ...
+python -m rrsr_jax.experiments.table --configs configs/table2.py:masa configs/table2.py:masa_rtrr --workdir=runs/masa
 
-Each run is a process of `rrsr_jax.main` with a workdir of its own, `WORKDIR/CONFIG/seed_N`: so memory is given back between
-runs, and one that dies takes no other with it. Finished runs are not repeated. Ctrl-C or SIGTERM stops the run in progress, after
-its step, and with it the list; the same command goes on from there. A config whose `init_from` is the name of another one in the
-list starts from that one's run: so a chain of stages is a list, too, `configs/chain/*.py` for instance.
+A file that has rows stands for all of them, FILE:ROW for one. Each run is a process of `rrsr_jax.main` with a workdir of its own,
+`WORKDIR/NAME/seed_N`, NAME being the row or the file. So memory is given back between runs, and one that dies takes no other with
+it. Finished runs are not repeated. Ctrl-C or SIGTERM stops the run in progress after its step, and the list with it; the same
+command goes on from there. A config whose `init_from` is the name of another one in the list starts from that one's run, so a
+chain of stages is a list, too: `configs/chain.py`.
 
-`--set` holds for every config that has the field. `--minutes` gives all runs the same time of training instead of their
-configs' steps, so that a method pays for what its step costs: reciprocal training gets about half the steps. The time of a
-step is measured for every config before anything runs, and kept in `WORKDIR/step_seconds.json`; `steps` follows from it, and
-`decay_steps` keep their place relative to the end. Correspondence nets keep their configs' steps. Compilation, checkpoints and
-evaluation are not counted. Other work on the machine falsifies the measurement; the table has the minutes that each run took.
+`--set` holds for every config that has the field. `--minutes` gives all runs the same time of training instead of their configs'
+steps. A method then pays for what its step costs: reciprocal training gets about half the steps. The time of a step is measured
+for every config before anything runs, and kept in `WORKDIR/seconds_per_step.json`. `steps` follows from it, and `decay_steps`
+keep their place relative to the end. Correspondence nets keep their configs' steps. Compilation, checkpoints and evaluation are
+not counted. Other work on the machine falsifies the measurement; the table has the minutes that each run took.
 """
 
 import argparse
@@ -24,26 +26,33 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
+from typing import TextIO
 
 import jax
 
 from rrsr_jax.console import StopRequest
 from rrsr_jax.errors import InputError
 from rrsr_jax.experiments import runs
-from rrsr_jax.experiments.comparison import markdown, summary
+from rrsr_jax.experiments.comparison import collect, markdown
 from rrsr_jax.experiments.runs import Run
 from rrsr_jax.workdir.checkpoints import check_same_run
 from rrsr_jax.workdir.files import write_atomically
 from rrsr_jax.workdir.integrity import has_checkpoint
 
-# The parts of a config that the time of a step depends on.
-DECISIVE = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay", "stage", "discriminator")
+# The fields of a config that the time of a training step depends on.
+TIMED_FIELDS = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay", "stage", "discriminator")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Bad input ends with a message and exit status 2 before anything runs, a failed run with 1 after all others."""
-    parser = argparse.ArgumentParser(prog="python -m rrsr_jax.experiments.table", description=__doc__.split("\n")[0])
-    parser.add_argument("--configs", nargs="+", required=True, help="config files; may have wildcards, in quotes")
+    parser = argparse.ArgumentParser(
+        prog="python -m rrsr_jax.experiments.table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--configs", nargs="+", required=True, help="FILE (all its rows) or FILE:ROW; wildcards in quotes"
+    )
     parser.add_argument("--workdir", required=True, help="folder of all runs")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for all configs")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each config")
@@ -51,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # the accelerator belongs to the runs
     try:
-        failed = make_table(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
+        failed = run_list(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -60,10 +69,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def make_table(
+def run_list(
     configs: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str], seeds: int, minutes: float | None
 ) -> list[pathlib.Path]:
-    """Runs what is not finished, writes `table.json` after each run, and prints the table; returns the failed runs' workdirs."""
+    """Runs what is not finished, writes `table.json` after each run, and prints the table; returns the failed runs' workdirs.
+
+    Arguments as on the command line, see `main`; None for `minutes` keeps the configs' steps.
+
+    Raises:
+      InputError: arguments, configs, data or a workdir that do not fit; nothing has run then.
+    """
     if seeds < 1 or (minutes is not None and minutes <= 0):
         raise InputError(f"--seeds of at least 1 and --minutes above 0 expected, got {seeds} and {minutes}")
     if minutes and any(override.startswith("steps=") for override in overrides):
@@ -74,7 +89,7 @@ def make_table(
         runs.check(run)
         if (source := run.config.init_from) not in {"", *own} and not has_checkpoint(pathlib.Path(source)):
             raise InputError(
-                f"{run.path}: config.init_from={source}: another config of the list, or the folder of a run with a "
+                f"{run.file}: config.init_from={source}: another config of the list, or the folder of a run with a "
                 "checkpoint, expected"
             )
     failed = []
@@ -90,11 +105,11 @@ def make_table(
         if stop.received():
             _say("stopped; the same command goes on from there")
     if planned:
-        print(markdown(summary(planned)))
+        print(markdown(collect(planned)))
     return failed
 
 
-def _claim(workdir: pathlib.Path):
+def _claim(workdir: pathlib.Path) -> TextIO:
     """An open, locked file; its lock lives as long as this process or a run that it has started."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -111,50 +126,52 @@ def _claim(workdir: pathlib.Path):
     return file
 
 
-def _run_all(planned: Sequence[Run], workdir: pathlib.Path, minutes, stop: StopRequest, lock) -> list[pathlib.Path]:
+def _run_all(
+    planned: Sequence[Run], workdir: pathlib.Path, minutes: float | None, stop: StopRequest, lock: TextIO
+) -> list[pathlib.Path]:
     """Runs what is not finished until asked to stop; returns the workdirs of what failed."""
     started, durations, failed = time.monotonic(), [], []
     for number, run in enumerate(planned, start=1):
-        left = sum(runs.results(other) is None for other in planned[number - 1 :])
-        if stop.received() or runs.results(run):
+        left = sum(runs.finished_results(other) is None for other in planned[number - 1 :])
+        if stop.received() or runs.finished_results(run):
             continue
         what = f"{run.name} seed {run.config.seed}"
-        if any(str(other.workdir) == run.config.init_from and not runs.results(other) for other in planned):
+        if any(str(other.workdir) == run.config.init_from and not runs.finished_results(other) for other in planned):
             failed.append(run.workdir)
-            _say(f"{what} is left out: {run.config.init_from}, which it starts from, is not finished")
+            _say(f"{what} is left out: it starts from {run.config.init_from}, which is not finished")
             continue
         each = statistics.mean(durations) if durations else 60 * (minutes or 0)
-        to_go = f"about {_clock(each * left)} to go" if each else "time to go known after one run"
-        _say(f"run {number} of {len(planned)}, {what}, {_clock(time.monotonic() - started)} elapsed, {to_go}")
+        remaining = f"about {_clock(each * left)} remaining" if each else "remaining time known after one run"
+        _say(f"run {number} of {len(planned)}, {what}, {_clock(time.monotonic() - started)} elapsed, {remaining}")
         began = time.monotonic()
         status = runs.execute(run, stop.received, lock.fileno())
         durations.append(time.monotonic() - began)
-        write_atomically(workdir / "table.json", json.dumps(summary(planned), indent=2))
-        if not stop.received() and not runs.results(run):
+        write_atomically(workdir / "table.json", json.dumps(collect(planned), indent=2))
+        if not stop.received() and not runs.finished_results(run):
             failed.append(run.workdir)
-            _say(f"{what} failed with exit status {status}; {run.workdir} has what there is")
+            _say(f"{what} failed with exit status {status}; its files are in {run.workdir}")
     return failed
 
 
 def _share_time(
-    planned: Sequence[Run], minutes: float, workdir: pathlib.Path, stop: StopRequest, lock
+    planned: Sequence[Run], minutes: float, workdir: pathlib.Path, stop: StopRequest, lock: TextIO
 ) -> list[Run] | None:
     """The runs with as many steps as fit into `minutes`; None if stopped while measuring."""
-    path = workdir / "step_seconds.json"
+    path = workdir / "seconds_per_step.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     first = {run.name: run for run in reversed(planned) if run.config.stage in ("rec", "gan")}
     for number, (name, run) in enumerate(reversed(first.items()), start=1):
-        whole = json.loads(run.config.to_json())
-        decisive = {part: whole[part] for part in DECISIVE if part in whole}
-        config = zlib.crc32(json.dumps(decisive, sort_keys=True).encode())
+        fields = json.loads(run.config.to_json())
+        timed = {field: fields[field] for field in TIMED_FIELDS if field in fields}
+        config = zlib.crc32(json.dumps(timed, sort_keys=True).encode())
         if known.get(name, {}).get("config") != config:
-            _say(f"timing the steps of {name}, {number} of {len(first)}")
-            seconds = runs.step_seconds(run, workdir / ".timing", stop.received, lock.fileno())
+            _say(f"timing a training step of {name}, {number} of {len(first)}")
+            seconds = runs.measure_seconds_per_step(run, workdir / ".timing", stop.received, lock.fileno())
             if seconds is None:
                 return None
             known[name] = {"config": config, "seconds": seconds}
             write_atomically(path, json.dumps(known, indent=2))
-        _say(f"{name}: {known[name]['seconds']:.3g} s a step, {_fitting(minutes, known[name]['seconds'])} steps")
+        _say(f"{name}: {known[name]['seconds']:.3g} s per step, {_fitting(minutes, known[name]['seconds'])} steps")
     return [
         with_steps(run, _fitting(minutes, known[run.name]["seconds"])) if run.name in first else run for run in planned
     ]

@@ -9,7 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.models.encoders import VGG
+
+MARGIN = 10  # pixels at the edge of a warped image in which no correspondence is used
 
 
 class CorrespondenceNet(nn.Module):
@@ -47,3 +50,43 @@ def untrained(params: Mapping) -> dict:
         else:
             branch[name] = {"kernel": kernel.sum((0, 1), keepdims=True) * window, "bias": bias + 1}
     return {"branch_lr": branch, "branch_ref": jax.tree.map(jnp.copy, branch)}
+
+
+def descriptors(net: nn.Module, params: Mapping, lr_up: jax.Array, ref: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Descriptors of unit length of two images, the first by `branch_lr`, the second by `branch_ref`.
+
+    Args:
+      net: the correspondence net.
+      params: its branches; other entries are ignored.
+      lr_up, ref: (N, H, W, 3) in [0, 1].
+
+    Returns:
+      (N, H // 4, W // 4, C) each.
+    """
+    branches = {branch: params[branch] for branch in ("branch_lr", "branch_ref")}
+    first, second = net.apply({"params": branches}, lr_up, ref)
+    return _unit(first), _unit(second)
+
+
+def _unit(features) -> jax.Array:
+    return features * jax.lax.rsqrt(jnp.maximum((features**2).sum(-1, keepdims=True), 1e-12))
+
+
+def correspondences(homography: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Where the cells of an image lie in its warp. A cell is a pixel at 1x; it stands for pixel (4 y, 4 x) of the image.
+
+    Args:
+      homography: (N, 3, 3), maps (x, y, 1) in pixels of the image to those of the warp.
+      height, width: of the images, in pixels.
+
+    Returns:
+      Positions (N, h, w, 2), (y, x) in cells of the warp, not rounded; and whether they lie more than `MARGIN` pixels inside the
+      warp, (N, h, w). `h` and `w` are `height` and `width` over 4.
+    """
+    y, x = jnp.meshgrid(*(jnp.arange(0, n, SCALE_FACTOR, dtype=jnp.float32) for n in (height, width)), indexing="ij")
+    pixels = jnp.stack([x, y, jnp.ones_like(x)], -1)
+    warped = jnp.einsum("nij,hwj->nhwi", homography, pixels, precision="highest")
+    warped = warped[..., 1::-1] / warped[..., 2:]
+    below = (warped[..., 0] < height - MARGIN) & (warped[..., 1] < width - MARGIN)
+    inside = (warped > MARGIN).all(-1) & below
+    return warped / SCALE_FACTOR, inside

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -46,6 +47,8 @@ class RRSR(nn.Module):
       remat: what the backward pass computes again instead of storing: `none`, residual `blocks`, or whole `fas` blocks.
     """
 
+    pretrained: ClassVar[tuple[str, ...]] = ("vgg", "correspondence")  # modules that start from files of weights
+    frozen: ClassVar[tuple[str, ...]] = ("vgg", "correspondence")  # modules that the published run does not train
     features: int = 64
     context_blocks: int = 16
     alignments: tuple[int, int, int] = (1, 3, 3)

@@ -1,6 +1,7 @@
 """TTSR: texture transformer for reference-based super-resolution (Yang et al. 2020)."""
 
 import functools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -31,6 +32,7 @@ class TTSR(nn.Module):
       match_tile: see `match_patches`.
     """
 
+    pretrained: ClassVar[tuple[str, ...]] = ("vgg",)  # modules that start from files of weights
     features: int = 64
     blocks: tuple[int, int, int, int] = (16, 16, 8, 4)
     vgg_channels: tuple[int, int, int] = (64, 128, 256)

@@ -49,11 +49,12 @@ def triplet(
     margin: float = 1.0,
     safe_radius: int = 4,
     fewest: int = 128,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """Hinge loss of corresponding descriptors against their hardest negatives: mean of max(0, margin + d_pos - d_neg).
 
-    Distances are d = 2 - 2 <a, b>. A pair's negatives are the descriptors of `second` at the other pairs' positions, seen from
-    its `first`, and all of `first`, seen from its `second`; without those closer than `safe_radius` cells.
+    Distances are d = 2 - 2 <a, b>. The first descriptor of a pair has as its negatives the descriptors of `second` at the
+    positions of the other pairs; the second one has all descriptors of `first`. Cells within `safe_radius` do not count.
 
     Args:
       first, second: (N, h, w, C) descriptors of unit length.
@@ -62,9 +63,10 @@ def triplet(
       margin: see above.
       safe_radius: in cells, in the larger of y and x.
       fewest: images with fewer positions in use are left out.
+      axis_name: of the devices that share the batch, if any; see `_mean_of_sufficient`.
 
     Returns:
-      The mean over positions, then over images.
+      The mean over positions, then over images; 0 without any image.
     """
 
     def one(first, second, target, used):
@@ -77,7 +79,7 @@ def triplet(
         hinge = jnp.maximum(margin + positive - jnp.minimum(in_second, in_first), 0)
         return jnp.where(used, hinge, 0).sum() / jnp.maximum(used.sum(), 1)
 
-    return _mean_of_sufficient(jax.vmap(one)(first, second, target, used), used, fewest)
+    return _mean_of_sufficient(jax.vmap(one)(first, second, target, used), used, fewest, axis_name)
 
 
 def distillation(
@@ -87,16 +89,17 @@ def distillation(
     used: jax.Array,
     temperature: float = 0.15,
     fewest: int = 128,
+    axis_name: str | None = None,
 ) -> jax.Array:
     """KL divergence of the student's correlations from the teacher's, each position of the first image with those of the second.
 
     Args:
       student, teacher: descriptors of the first and the second image, (N, h, w, C) each, of unit length.
-      target, used, fewest: see `triplet`.
+      target, used, fewest, axis_name: see `triplet`.
       temperature: divides correlations before the softmax.
 
     Returns:
-      The mean over positions, then over images.
+      The mean over positions, then over images; 0 without any image.
     """
 
     def one(student, teacher, target, used):
@@ -110,7 +113,7 @@ def distillation(
         divergence = jnp.where(used, jnp.exp(p) * (p - q), 0).sum(1)
         return jnp.where(used, divergence, 0).sum() / jnp.maximum(used.sum(), 1)
 
-    return _mean_of_sufficient(jax.vmap(one)(student, teacher, target, used), used, fewest)
+    return _mean_of_sufficient(jax.vmap(one)(student, teacher, target, used), used, fewest, axis_name)
 
 
 def _grid(height: int, width: int) -> jax.Array:
@@ -123,7 +126,14 @@ def _beyond(a: jax.Array, b: jax.Array, radius: int) -> jax.Array:
     return jnp.abs(a[:, None] - b[None]).max(-1) > radius
 
 
-def _mean_of_sufficient(values: jax.Array, used: jax.Array, fewest: int) -> jax.Array:
-    """Mean over the images with at least `fewest` positions in use; 0 if there are none."""
+def _mean_of_sufficient(values: jax.Array, used: jax.Array, fewest: int, axis_name: str | None) -> jax.Array:
+    """Mean over the images with at least `fewest` positions in use; 0 if there are none.
+
+    Where devices share the batch, each divides by the mean number of such images per device: the mean of what the devices
+    return is then the mean over the images of the whole batch, however they are shared out.
+    """
     sufficient = used.sum((1, 2)) >= fewest
-    return jnp.where(sufficient, values, 0).sum() / jnp.maximum(sufficient.sum(), 1)
+    number = sufficient.sum().astype(values.dtype)
+    if axis_name is not None:
+        number = jax.lax.pmean(number, axis_name)
+    return jnp.where(sufficient, values, 0).sum() / jnp.where(number > 0, number, 1)

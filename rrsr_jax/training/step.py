@@ -1,7 +1,8 @@
-"""State, mesh, and the training step: both reciprocal passes, losses, gradients and update in one compiled function."""
+"""Mesh, optimiser, and the training step: both reciprocal passes, losses, gradients and update in one compiled function."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,18 +14,21 @@ from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError
 from rrsr_jax.training import losses
-from rrsr_jax.workdir.state import TrainState
+from rrsr_jax.workdir.state import TrainState, parameter_names
 
 DATA_AXIS = "data"
 
+# (state, batch) -> (state, metrics).
+Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+
+def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the one axis `data` over all devices of the run, or over `devices`."""
     devices = devices or jax.devices()
     return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def parameter_rates(params: Mapping, learning_rates: Mapping[str, float]) -> dict[str, float]:
+def parameter_rates(params: Mapping[str, Any], learning_rates: Mapping[str, float]) -> dict[str, float]:
     """Learning rate of every parameter by its path: that of the module in `learning_rates` it lies in, else `default`."""
 
     def rate(path):
@@ -34,19 +38,19 @@ def parameter_rates(params: Mapping, learning_rates: Mapping[str, float]) -> dic
     return {"/".join(path): rate(path) for path in traverse_util.flatten_dict(params)}
 
 
-def split(params: Mapping, rates: Mapping[str, float]) -> tuple[dict, dict]:
+def split(params: Mapping[str, Any], rates: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Trained and frozen (rate 0) parameters, both flat by path."""
     flat = traverse_util.flatten_dict(params, sep="/")
     return {k: v for k, v in flat.items() if rates[k]}, {k: v for k, v in flat.items() if not rates[k]}
 
 
-def merge(trained: Mapping, frozen: Mapping) -> dict:
+def merge(trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `split`."""
     return traverse_util.unflatten_dict({**frozen, **trained}, sep="/")
 
 
 def make_decay(config: ConfigDict) -> optax.Schedule:
-    """What multiplies all learning rates, by step.
+    """The factor of all learning rates, by step.
 
     `config.schedule` is `steps`, a factor of `decay_factor` at each of `decay_steps`; or `cosine`, half a wave down to 0 at the
     one step of `decay_steps`.
@@ -72,12 +76,38 @@ def make_optimizer(config: ConfigDict, rates: Mapping[str, float], first_step: i
     return optax.chain(optax.scale_by_adam(*config.adam_betas), schedule, scale)
 
 
-def create_state(params: Mapping, config: ConfigDict) -> TrainState:
-    """A state before the first step, from initial or imported parameters."""
-    rates = parameter_rates(params, config.learning_rates)
-    trained, _ = split(params, rates)
-    ema = jax.tree.map(jnp.copy, trained) if config.ema_decay else {}
-    return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(config, rates).init(trained), ema)
+def create_state(
+    config: ConfigDict,
+    generator: Mapping[str, Any],
+    discriminator: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, Any] | None = None,
+    frozen: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """A state before the first step, of initial or imported parameters; see `TrainState`."""
+    rates = parameter_rates(generator, config.learning_rates)
+    trained, _ = split(generator, rates)
+    opt_state = {"generator": make_optimizer(config, rates).init(trained)}
+    if discriminator:
+        judge, _, rates = split_discriminator(discriminator, config)
+        opt_state["discriminator"] = make_optimizer(config, rates, config.pixel_steps).init(judge)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        generator=generator,
+        discriminator=discriminator or {},
+        statistics=statistics or {},
+        frozen=frozen or {},
+        opt_state=opt_state,
+        ema=jax.tree.map(jnp.copy, trained) if config.ema_decay else {},
+    )
+
+
+def split_discriminator(
+    discriminator: Mapping[str, Any], config: ConfigDict
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+    """The discriminator's trained and frozen parameters and their rates, flat by paths that begin with `discriminator/`."""
+    named = {"discriminator": discriminator}
+    rates = parameter_rates(named, config.learning_rates)
+    return *split(named, rates), rates
 
 
 def place(state: TrainState, mesh: Mesh) -> TrainState:
@@ -86,7 +116,7 @@ def place(state: TrainState, mesh: Mesh) -> TrainState:
 
 
 def passes(
-    refsr: Callable[[jax.Array, jax.Array], jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
+    refsr: Callable[[jax.Array, jax.Array], Any], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
 ) -> dict[str, jax.Array]:
     """The two passes of one model: `sr` from `lr` and `ref` (eq. 1), and if `weights` has `rtrr`, `sr_p`: the warped reference
     from its low-resolution version with `sr` as the reference (eq. 3), with a gradient with respect to `sr`.
@@ -106,7 +136,7 @@ def pixel_terms(
     """The unweighted terms of eq. 6 that compare pixels and whose weight is not zero.
 
     Args:
-      images: what `passes` gave.
+      images: the result of `passes`.
       batch: `hr`, and for `rtrr` the warped reference `ref_p`.
       weights: by term.
     """
@@ -115,93 +145,98 @@ def pixel_terms(
 
 
 def reciprocal_terms(
-    refsr: Callable[[jax.Array, jax.Array], jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
+    refsr: Callable[[jax.Array, jax.Array], Any], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
 ) -> dict[str, jax.Array]:
     """`pixel_terms` of `passes`."""
     return pixel_terms(passes(refsr, batch, weights), batch, weights)
 
 
-def make_train_step(
-    model: nn.Module, config: ConfigDict, mesh: Mesh
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step of the -rec stage, (state, batch) -> (state, metrics); see `minimise`."""
+def make_train_step(model: nn.Module, config: ConfigDict, mesh: Mesh) -> Step:
+    """The compiled step of the -rec stage; see `minimise`."""
     weights = config.loss.to_dict()
 
-    def terms(params, batch):
+    def terms(params, frozen, batch):
         return reciprocal_terms(functools.partial(model.apply, {"params": params}), batch, weights)
 
     return minimise(terms, config, mesh)
 
 
 def minimise(
-    terms: Callable[[Mapping, Mapping[str, jax.Array]], dict[str, jax.Array]], config: ConfigDict, mesh: Mesh
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled step that minimises the sum of `terms` of parameters and batch, weighted by `config.loss`.
+    terms: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, jax.Array]], dict[str, jax.Array]],
+    config: ConfigDict,
+    mesh: Mesh,
+) -> Step:
+    """The compiled step that minimises the sum of `terms`, weighted by `config.loss`.
 
-    Terms that `config.loss` does not name are metrics. Further metrics: `loss`, the weighted sum; `grad_norm` over trained
-    parameters; `largest_gradient`, see there.
+    Args:
+      terms: function of the generator's parameters, `TrainState.frozen` and the batch. Terms that `config.loss` does not name
+        are metrics.
+      config: of the run.
+      mesh: of its devices.
+
+    Returns:
+      The step. Its metrics: the terms; `loss`, their weighted sum; `grad_norm` over trained parameters; `largest_gradient`
+      and `finite`, see there and `compile_step`.
     """
     weights = config.loss.to_dict()
 
     def step(state, batch):
-        rates = parameter_rates(state.params, config.learning_rates)
-        trained, frozen = split(state.params, rates)
+        rates = parameter_rates(state.generator, config.learning_rates)
+        trained, fixed = split(state.generator, rates)
 
         def loss(trained):
-            values = terms(merge(trained, frozen), batch)
+            values = terms(merge(trained, fixed), state.frozen, batch)
             total = sum(weights[name] * value for name, value in values.items() if name in weights)
             return total, values | {"loss": total}
 
         gradient, metrics = jax.lax.pmean(jax.grad(loss, has_aux=True)(trained), DATA_AXIS)
-        trained, opt_state, ema = update(gradient, trained, state.opt_state, state.ema, config, rates)
-        metrics |= {
-            "grad_norm": optax.tree.norm(gradient),
-            "largest_gradient": largest_gradient(gradient, state.params),
+        trained, opt_state, ema = update(gradient, trained, state, config, rates)
+        metrics |= {"grad_norm": optax.tree.norm(gradient), "largest_gradient": largest_gradient(gradient, state)}
+        moved = {
+            "generator": merge(trained, fixed),
+            "opt_state": {**state.opt_state, "generator": opt_state},
+            "ema": ema,
         }
-        return TrainState(state.step + 1, merge(trained, frozen), opt_state, ema), metrics
+        return state.replace(step=state.step + 1, **moved), metrics
 
     return compile_step(step, mesh)
 
 
 def update(
-    gradient: Mapping,
-    trained: Mapping,
-    opt_state: optax.OptState,
-    ema: Mapping,
+    gradient: Mapping[str, jax.Array],
+    trained: Mapping[str, jax.Array],
+    state: TrainState,
     config: ConfigDict,
     rates: Mapping[str, float],
-) -> tuple[dict, optax.OptState, Mapping]:
-    """New trained parameters, state of the optimiser, and moving average."""
-    updates, opt_state = make_optimizer(config, rates).update(gradient, opt_state)
+) -> tuple[Any, optax.OptState, Mapping[str, Any]]:
+    """New trained parameters of the generator, state of its optimiser, and moving average."""
+    updates, opt_state = make_optimizer(config, rates).update(gradient, state.opt_state["generator"])
     trained = optax.apply_updates(trained, updates)
+    ema = state.ema
     if config.ema_decay:
         ema = optax.incremental_update(trained, ema, 1 - config.ema_decay)
     return trained, opt_state, ema
 
 
-def largest_gradient(gradient: Mapping[str, jax.Array], params: Mapping) -> jax.Array:
-    """Place in `parameter_names(params)` of the gradient with the largest norm; one that is not a number is larger than all."""
-    names, all_names = sorted(gradient), parameter_names(params)
+def largest_gradient(gradient: Mapping[str, jax.Array], state: TrainState) -> jax.Array:
+    """Place in `parameter_names(state)` of the gradient with the largest norm; NaN counts as larger than any number."""
+    names, all_names = sorted(gradient), parameter_names(state)
     squares = jnp.stack([jnp.sum(jnp.square(gradient[name])) for name in names])
     return jnp.array([all_names.index(name) for name in names])[jnp.argmax(squares)]
 
 
-def parameter_names(params: Mapping) -> list[str]:
-    """Paths of all parameters, in order."""
-    return sorted(traverse_util.flatten_dict(params, sep="/"))
-
-
-def compile_step(
-    step: Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]], mesh: Mesh
-) -> Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+def compile_step(step: Step, mesh: Mesh) -> Step:
     """`step` over a mesh in one compiled function; the state is donated, 8-bit images become floats in [0, 1].
 
     Each device works on its share of the batch alone (`shard_map`), and `step` averages gradients and metrics over `DATA_AXIS`:
     with a global view, the partitioner would gather all features for the sampling, whose indices it cannot see through.
+
+    The metrics get one more, `finite`: whether all others are. It is the only one that has to be fetched at every step.
     """
 
     def local(state, batch):
-        return step(state, {name: to_float(images) for name, images in batch.items()})
+        state, metrics = step(state, {name: to_float(images) for name, images in batch.items()})
+        return state, metrics | {"finite": jnp.isfinite(jnp.stack([jnp.float32(v) for v in metrics.values()])).all()}
 
     specs = (PartitionSpec(), PartitionSpec(DATA_AXIS))
     shared = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)

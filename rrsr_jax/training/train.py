@@ -2,7 +2,10 @@
 
 import contextlib
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import grain
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -15,77 +18,66 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import evaluate, results
 from rrsr_jax.evaluation.results import Results
 from rrsr_jax.training import stages
-from rrsr_jax.training.stages import Stage
-from rrsr_jax.training.step import DATA_AXIS, make_decay, make_mesh, parameter_names, place
+from rrsr_jax.training.stage import Stage
+from rrsr_jax.training.step import DATA_AXIS, make_decay, make_mesh, place
 from rrsr_jax.workdir.checkpoints import Checkpoints, check_same_run, claim_workdir
 from rrsr_jax.workdir.integrity import has_checkpoint
-from rrsr_jax.workdir.progress import Progress
-from rrsr_jax.workdir.state import TrainState, eval_params
+from rrsr_jax.workdir.progress import Profiler, Progress
+from rrsr_jax.workdir.state import TrainState, eval_params, parameter_names
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
-    """Trains until `config.steps`, or from where a run in `workdir` stopped, then evaluates.
+    """Trains until `config.steps`, or goes on where a run in `workdir` stopped, then evaluates.
 
-    Where a run starts: 1. the newest checkpoint in `workdir`; 2. `config.init_from`; 3. `config.weights` and random numbers.
-    SIGINT and SIGTERM save after the step in progress; the same call goes on from there.
+    A run starts from the first of these that is there: the newest checkpoint in `workdir`; `config.init_from`;
+    `config.weights` and random numbers. SIGINT and SIGTERM save after the step in progress; the same call goes on from there.
 
     Returns:
       Results by set, or None if stopped early or if the config names no test set.
 
     Raises:
       InputError: bad config, data, weights or workdir; nothing is changed then.
-      FloatingPointError: a loss or gradient that is not finite; the last checkpoint is from before it.
+      FloatingPointError: a loss or gradient is not finite; the last checkpoint is from before it.
     """
-    workdir = pathlib.Path(workdir)
+    folder = pathlib.Path(workdir)
 
     log("opening the data")
-    check_same_run(workdir / "config.json", config)
-    _check_numbers(config)
-    mesh = make_mesh()
-    stage = stages.build(config, mesh)
-    batches = pipeline.training_batches(
-        config.data,
-        config.batch_size,
-        config.seed,
-        jax.process_index(),
-        jax.process_count(),
-        _to_devices(mesh),
-        config.stage,
-    )
+    check_same_run(folder / "config.json", config)
+    stage, batches = open_run(config)
 
     log(f"building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
     abstract = stage.abstract_state()
     state = None
-    if not has_checkpoint(workdir):
-        state = place(stage.initial_state(), mesh)
-        claim_workdir(workdir, config)
+    if not has_checkpoint(folder):
+        state = place(stage.initial_state(), stage.mesh)
+        claim_workdir(folder, config)
 
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, config)))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config)))
         stack.enter_context(contextlib.closing(batches))
         stop = stack.enter_context(StopRequest())
         if state is None:
             log(f"restoring checkpoint {checkpoints.latest()}")
             state = checkpoints.restore(abstract, batches)
-            claim_workdir(workdir, config)
-        progress = Progress(workdir, int(state.step), config.steps, config.batch_size)
+            claim_workdir(folder, config)
+        progress = Progress(folder, int(state.step), config.steps, config.batch_size)
         stack.enter_context(contextlib.closing(progress))
 
-        def evaluate_at(state):
-            found = _evaluate(stage, config, workdir, eval_params(state), int(state.step), stop)
+        def evaluate_at(state: TrainState) -> Results | None:
+            found = _evaluate(stage, folder, eval_params(state), int(state.step), stop)
             if found is not None:
                 progress.write_evaluation(int(state.step), results.flat(found))
             return found
 
-        state = _train(state, batches, stage, config, checkpoints, stop, progress, evaluate_at)
+        state = _train(state, batches, stage, checkpoints, stop, progress, folder, evaluate_at)
         if int(state.step) < config.steps:
             log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
             return None
-        return results.check_complete(evaluate_at(state), workdir) if stage.test_sets else None
+        return results.check_complete(evaluate_at(state), folder) if stage.test_sets else None
 
 
 def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
-    """Evaluates the newest checkpoint in `workdir`, or where there is none, what `config.weights` or `config.init_from` name.
+    """Evaluates the newest checkpoint in `workdir`; without one, what `config.weights` or `config.init_from` names.
 
     Returns:
       Results by set, or None if stopped; the same call goes on then.
@@ -93,32 +85,47 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
     Raises:
       InputError: nothing to evaluate, or an image that failed; the results of all others are written then.
     """
-    workdir = pathlib.Path(workdir)
-    check_same_run(workdir / "config.json", config)
-    mesh = make_mesh()
-    stage = stages.build(config, mesh)
+    folder = pathlib.Path(workdir)
+    check_same_run(folder / "config.json", config)
+    stage = stages.build(config, make_mesh())
     if not stage.test_sets:
         raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     params, step = None, "none"
-    whole = {part: path for part, path in config.weights.items() if part in stage.whole}
-    if has_checkpoint(workdir):
-        with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    complete = {part: path for part, path in config.weights.items() if part in stage.COMPLETE_WEIGHTS}
+    if has_checkpoint(folder):
+        with contextlib.closing(Checkpoints(folder)) as checkpoints:
             log(f"restoring checkpoint {checkpoints.latest()}")
             state = checkpoints.restore(stage.abstract_state())
         params, step = eval_params(state), int(state.step)
-    elif config.init_from or any(whole.values()):
-        params = place(stage.initial_state().params, mesh)
+    elif config.init_from or any(complete.values()):
+        params = place(stage.initial_state(), stage.mesh).generator
         step = f"{config.init_from} {config.weights.to_json()}"
-    elif stage.needs_model or any(set(test_set.columns) != {"bicubic"} for test_set in stage.test_sets):
-        without = "" if stage.needs_model else "; or --config.eval.references=bicubic, which needs no model"
+    elif stage.NEEDS_MODEL or any(set(test_set.references) != {"bicubic"} for test_set in stage.test_sets):
+        without = "" if stage.NEEDS_MODEL else "; or --config.eval.references=bicubic, which needs no model"
         raise InputError(
-            f"no checkpoint in {workdir}/checkpoints; the folder of a run expected that has saved one (or "
-            f"{''.join(f'--config.weights.{part}, ' for part in whole)}--config.init_from{without})"
+            f"no checkpoint in {folder}/checkpoints; the folder of a run expected that has saved one (or "
+            f"{''.join(f'--config.weights.{part}, ' for part in complete)}--config.init_from{without})"
         )
-    claim_workdir(workdir, config)
+    claim_workdir(folder, config)
     with StopRequest() as stop:
-        found = _evaluate(stage, config, workdir, params, step, stop)
-    return results.check_complete(found, workdir)
+        found = _evaluate(stage, folder, params, step, stop)
+    return results.check_complete(found, folder)
+
+
+def open_run(config: ConfigDict) -> tuple[Stage, grain.DatasetIterator]:
+    """The stage of a config and its training batches; InputError for whatever would end the run before its first step."""
+    _check_numbers(config)
+    stage = stages.build(config, make_mesh())
+    batches = pipeline.training_batches(
+        config.data,
+        config.batch_size,
+        config.seed,
+        jax.process_index(),
+        jax.process_count(),
+        _to_devices(stage.mesh),
+        stage.transforms,
+    )
+    return stage, batches
 
 
 def _check_numbers(config: ConfigDict) -> None:
@@ -126,6 +133,8 @@ def _check_numbers(config: ConfigDict) -> None:
     for name in ("batch_size", "steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints"):
         if config[name] < 1:
             raise InputError(f"config.{name}: at least 1 expected, got {config[name]}")
+    if config.profile_steps < 0:
+        raise InputError(f"config.profile_steps: at least 0 expected, got {config.profile_steps}")
     if config.batch_size % jax.device_count():
         raise InputError(
             f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
@@ -135,7 +144,7 @@ def _check_numbers(config: ConfigDict) -> None:
         raise InputError(f"config.loss: weights of at least 0, and one above, expected, got {config.loss.to_dict()}")
 
 
-def _to_devices(mesh: Mesh):
+def _to_devices(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Any]]:
     """Puts a batch of this process on its devices; what is no image stays where it is."""
     sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
@@ -145,54 +154,123 @@ def _to_devices(mesh: Mesh):
     return put
 
 
-def _train(state: TrainState, batches, stage: Stage, config, checkpoints, stop, progress, evaluate_at) -> TrainState:
-    """The loop, until `config.steps` or a request to stop."""
-    step, skipped, largest = int(state.step), 0, None
+class _FiniteCheck:
+    """Fetches whether a step's numbers were finite when the next step is already under way, so that no device waits.
+
+    `settle` makes up for the delay: whoever writes something from the state calls it first.
+    """
+
+    def __init__(self, names: Sequence[str], checkpoints: Checkpoints):
+        self._names, self._checkpoints = names, checkpoints
+        self._before: Mapping[str, jax.Array] | None = None  # metrics of the last step that was checked
+        self._unchecked: tuple[int, Mapping[str, jax.Array]] | None = None
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Checks the step before, and keeps this one; FloatingPointError as `settle`."""
+        self.settle()
+        self._unchecked = step, metrics
+
+    def settle(self) -> None:
+        """Waits for the last step and checks it.
+
+        Raises:
+          FloatingPointError: a number is not finite; names the step and the parameters with the largest gradients.
+        """
+        if self._unchecked is None:
+            return
+        step, metrics = self._unchecked
+        if not metrics["finite"]:
+            self._checkpoints.wait()
+            names = self._names
+            before = "" if self._before is None else f" (a step before: {names[int(self._before['largest_gradient'])]})"
+            raise FloatingPointError(
+                f"step {step}: not finite: {to_log(metrics)}; the largest gradient is that of "
+                f"{names[int(metrics['largest_gradient'])]}{before}; "
+                f"the last good checkpoint is {self._checkpoints.latest() or 'none'}. "
+                "Look at the data of this step, or start in a new workdir with a lower learning rate"
+            )
+        self._before, self._unchecked = metrics, None
+
+
+def to_log(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
+    """A step's metrics as numbers, in one transfer, without those that are only for error messages."""
+    shown = {k: v for k, v in metrics.items() if k not in ("finite", "largest_gradient")}
+    return {k: float(v) for k, v in jax.device_get(shown).items()}
+
+
+def _train(
+    state: TrainState,
+    batches: grain.DatasetIterator,
+    stage: Stage,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+    progress: Progress,
+    workdir: pathlib.Path,
+    evaluate_at: Callable[[TrainState], Results | None],
+) -> TrainState:
+    """The loop, until `config.steps` or a request to stop. Metrics are fetched at log steps only, see `_FiniteCheck`."""
+    config, step, skipped = stage.config, int(state.step), 0
+    check, compiled = _FiniteCheck(parameter_names(state), checkpoints), set()
+    profiler = Profiler(workdir / "profile", step, config.profile_steps)
+
+    def save() -> None:
+        check.settle()
+        checkpoints.save(state, batches)
+
     if step < config.steps:
         log("compiling the training step (once; a minute or two for the full model)")
-    while step < config.steps and not stop.requested():
+    vote = True
+    while step < config.steps and not stop.requested(vote):
         if config.eval.every and step and step % config.eval.every == 0 and step not in progress.evaluated:
-            checkpoints.save(state, batches)  # an evaluation may take long, and fail
-            evaluate_at(state)
+            with progress.paused():
+                save()  # an evaluation may take long, and fail
+                evaluate_at(state)
             continue
         try:
             batch = next(batches)
         except InputError:
-            checkpoints.save(state, batches)  # to go on from here, once the data is mended or the record skipped
+            save()  # to go on from here, once the data is mended or the record skipped
             raise
         skipped += int(np.sum(batch.pop("skipped", 0)))
-        state, metrics = stage.step(state, batch)
+        update = stage.step(step)
+        if counted := update in compiled:
+            state, metrics = update(state, batch)
+        else:  # neither the compilation nor this step is timed
+            with progress.paused():
+                state, metrics = jax.block_until_ready(update(state, batch))
+            compiled.add(update)
         step += 1
-        before, largest = largest, int(metrics.pop("largest_gradient"))
-        metrics = {k: float(v) for k, v in metrics.items()} | ({"skipped": skipped} if skipped else {})
-        if not all(np.isfinite(v) for v in metrics.values()):
-            checkpoints.wait()
-            names = parameter_names(state.params)
-            raise FloatingPointError(
-                f"step {step}: not finite: {metrics}; the largest gradient is that of {names[largest]}"
-                f"{'' if before is None else f' (a step before: {names[before]})'}; "
-                f"the last good checkpoint is {checkpoints.latest() or 'none'}. "
-                "Look at the data of this step, or start in a new workdir with a lower learning rate"
-            )
-        progress.stepped(step)
+        check.add(step, metrics)
+        progress.stepped(step, counted)
         checkpoints.check()
-        if step % config.log_every == 0 or step == config.steps:
-            progress.write(step, metrics)
+        vote = step % config.log_every == 0 or step == config.steps
+        if vote:
+            check.settle()
+            progress.write(step, to_log(metrics) | ({"skipped": skipped} if skipped else {}))
+        profiler.stepped(step, state)
         if step % config.image_every == 0 and jax.process_index() == 0:
-            for name, image in stage.pictures(on_one_device(eval_params(state)), batch).items():
-                progress.image(name, image, step)
+            check.settle()
+            with progress.paused():
+                for name, image in stage.pictures(on_one_device(eval_params(state)), batch).items():
+                    progress.image(name, image, step)
         if step % config.checkpoint_every == 0 or step == config.steps:
-            checkpoints.save(state, batches)
+            check.settle()
+            with progress.paused():
+                save()
+    check.settle()
+    profiler.close()
     if step < config.steps:
         log("stop requested: saving")
-    checkpoints.save(state, batches)
+    save()
     checkpoints.wait()
     return state
 
 
-def _evaluate(stage: Stage, config, workdir: pathlib.Path, params, step: int | str, stop) -> Results | None:
+def _evaluate(
+    stage: Stage, workdir: pathlib.Path, params: Mapping[str, Any] | None, step: int | str, stop: StopRequest
+) -> Results | None:
     """Evaluates on the first process, prints a table and writes `results.json`; None if asked to stop."""
-    found = {}
+    found: Results | None = {}
     if stage.test_sets and jax.process_index() == 0:
         params = None if params is None else on_one_device(params)
         try:
@@ -201,14 +279,14 @@ def _evaluate(stage: Stage, config, workdir: pathlib.Path, params, step: int | s
             log("stopped while evaluating; the same command goes on from there")
             found = None
     if found:
-        results.write(workdir / "results.json", results.describe(params, step, config), found)
+        results.write(workdir / "results.json", results.identity(params, step, stage.config), found)
         log(f"step {step}: results in {workdir}/results.json")
-        print(stage.table(found))
+        print(stage.report(found))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("evaluated")
     return found
 
 
-def on_one_device(params):
+def on_one_device(params: Mapping[str, Any]) -> Mapping[str, Any]:
     """The first device's copy of replicated arrays."""
     return jax.tree.map(lambda a: a.addressable_data(0), params)

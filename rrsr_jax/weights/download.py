@@ -1,4 +1,7 @@
-"""Downloads of published weights: they go on where they broke off, and are checked against a SHA-256."""
+"""Downloads of published weights: a broken transfer is resumed, and the file is checked against a SHA-256.
+
+The code is our own because pooch 1.9 cannot resume a transfer.
+"""
 
 import hashlib
 import http.client
@@ -15,34 +18,34 @@ import tqdm
 from rrsr_jax.console import log
 from rrsr_jax.errors import InputError
 
-URLS = {"vgg19": "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"}
 ATTEMPTS = 4
-PAUSE = 1.0  # seconds before the second attempt; twice as long before each further one
+PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
 
 
 def sha256(file: pathlib.Path) -> str:
-    """Of a file's content, in hex digits."""
+    """SHA-256 of a file's content, in hex digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def fetch(url: str, out: str, digits: str | None = None) -> pathlib.Path:
-    """Downloads a file, unless it is there; `FILE.part` is what there is until it is whole and its checksum right.
+    """Downloads a file unless it exists; until it is complete and its checksum is right, it is called `FILE.part`.
 
-    What is kept of a broken transfer needs no ETag: the checksum tells if the file has changed since.
+    An interrupted download resumes from `FILE.part`, without an ETag: the checksum tells whether the file has changed since.
 
     Args:
       url: http or https.
-      out: a file with the ending of the URL's, or a folder to put it in.
-      digits: the SHA-256, or its first eight or more digits; None for those in the URL's name, as in vgg19-dcbb9e9d.pth.
+      out: a file with the same suffix as the URL, or the folder to write it to.
+      digits: the SHA-256, or at least its first eight digits; None takes them from the file name in the URL, as in
+        vgg19-dcbb9e9d.pth.
 
     Returns:
       The file.
 
     Raises:
-      InputError: no such address, no checksum, a wrong one, a transfer that keeps breaking, or a disk that cannot be written.
+      InputError: no such address, no checksum or a wrong one, a transfer that keeps breaking, or a disk that is not writable.
     """
     name = _name(url)
     digits = _digits(name, digits)
@@ -52,17 +55,17 @@ def fetch(url: str, out: str, digits: str | None = None) -> pathlib.Path:
     part = target.with_name(f"{target.name}.part")
     try:
         if target.exists():
-            _check(target, digits, "is there already; remove it, or choose another --out")
+            _check(target, digits, "remove this file, or choose another --out")
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(url, part, digits)
         try:
-            _check(part, digits, f"came from {url}; it is removed. Try again, or another --url")
+            _check(part, digits, f"what came from {url} is removed. Try again, or use another --url")
         except InputError:
             part.unlink()
             raise
         os.replace(part, target)
-    except OSError as error:  # of the disk: those of the network are dealt with
+    except OSError as error:  # of the disk; _attempt handles those of the network
         raise InputError(f"cannot write {target}: {error}") from error
     return target
 
@@ -87,25 +90,26 @@ def _digits(name: str, digits: str | None) -> str:
 
 
 def _check(file: pathlib.Path, digits: str, otherwise: str) -> None:
-    """Raises InputError unless the file has the checksum."""
+    """Raises InputError unless the file has the checksum; `otherwise` ends its message."""
     if not (found := sha256(file)).startswith(digits):
-        raise InputError(f"{file}: SHA-256 {digits}... expected, {found} {otherwise}")
+        raise InputError(f"{file}: SHA-256 {digits}... expected, got {found}; {otherwise}")
 
 
 def _download(url: str, part: pathlib.Path, digits: str) -> None:
-    """Completes `part`, in several attempts if need be."""
+    """Completes `part`, in up to `ATTEMPTS` attempts."""
+    problem = ""
     for attempt in range(ATTEMPTS):
         if not (problem := _attempt(url, part, digits)):
             return
         if attempt < ATTEMPTS - 1:
             log(f"note: {url}: {problem}; trying again")
             time.sleep(PAUSE * 2**attempt)
-    kept = f"; {part} is kept, the same command goes on from there" if part.exists() else ""
-    raise InputError(f"{url}: {problem}, at the last of {ATTEMPTS} attempts{kept}")
+    kept = f"; {part} is kept, and the same command resumes from there" if part.exists() else ""
+    raise InputError(f"{url}: {problem}; this was the last of {ATTEMPTS} attempts{kept}")
 
 
 def _attempt(url: str, part: pathlib.Path, digits: str) -> str:
-    """Asks once for what `part` lacks; returns what went wrong, or nothing."""
+    """Requests the missing bytes of `part` once; returns the problem, or an empty string."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "rrsr_jax"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
@@ -116,7 +120,7 @@ def _attempt(url: str, part: pathlib.Path, digits: str) -> str:
             if sha256(part).startswith(digits):
                 return ""
             part.unlink()
-            return f"{part} is of another file; it is removed"
+            return f"{part} belongs to another file and is removed"
         if error.code < 500:
             raise InputError(f"{url}: HTTP {error.code} {error.reason}") from error
         return f"HTTP {error.code} {error.reason}"
@@ -127,7 +131,10 @@ def _attempt(url: str, part: pathlib.Path, digits: str) -> str:
 
 
 def _receive(response: http.client.HTTPResponse, part: pathlib.Path, have: int) -> str:
-    """Appends to the first `have` bytes, all of them or none, what comes; returns what went wrong, or nothing."""
+    """Writes the response to `part`, after its first `have` bytes; returns the problem, or an empty string.
+
+    `have` is the size of `part`, or 0 to start over.
+    """
     total = None if response.length is None else have + response.length
     bar = tqdm.tqdm(
         desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True

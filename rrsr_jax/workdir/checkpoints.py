@@ -1,7 +1,7 @@
 """A run's folder: which config it belongs to, and its checkpoints (Orbax).
 
-A checkpoint is a folder with the items `state`, `data` (where the data iterator stands) and `description`, and their checksums.
-It is written under another name; called by its step, it is complete.
+A checkpoint is a folder with the items `state`, `data` (the position of the data iterator) and `description`, and their
+checksums. It is written under a temporary name, and renamed to its step when it is complete.
 """
 
 import contextlib
@@ -28,10 +28,11 @@ from rrsr_jax.console import log
 from rrsr_jax.errors import FULL_DISK, InputError, check_shapes
 from rrsr_jax.workdir.files import write_atomically
 from rrsr_jax.workdir.integrity import has_checkpoint, newest_intact, write_checksums
-from rrsr_jax.workdir.state import TrainState, eval_params
+from rrsr_jax.workdir.state import TrainState
 
 # What may differ between a run and its continuation: nothing that changes an update already made.
-_FREE = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "weights", "init_from", "eval")
+_FREE_RUN = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "profile_steps")
+_FREE = (*_FREE_RUN, "weights", "init_from", "eval")
 _FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
 SAME_RESULT = ("deform_conv", "match_tile", "remat")  # fields of a model: where and when it computes, not what
 _FREE_MODEL = (*SAME_RESULT, "dtype", "match_coarse", "match_dtype")  # how exactly; parameters are the same
@@ -40,10 +41,10 @@ _UNFINISHED = ".orbax-checkpoint-tmp*"  # after the step, in the name of a folde
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the folder this config's.
+    """Writes the config to the run's folder, which it makes if necessary.
 
     Raises:
-      InputError: not writable, or it holds another config's run; names every difference.
+      InputError: the folder is not writable, or holds a run of another config; names every difference.
     """
     path = workdir / "config.json"
     check_same_run(path, config)
@@ -56,7 +57,7 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
-    """Raises InputError unless the run that wrote the config at `path`, if any, can go on under `config`."""
+    """Raises InputError if the run that wrote the config at `path` cannot continue with `config`; no file is no run."""
     try:
         there = _flatten(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
@@ -66,7 +67,7 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
     here = _flatten(json.loads(config.to_json()))
     free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA), *(f"model.{name}" for name in _FREE_MODEL)}
     names = [n for n in sorted({*there, *here}) if not any(n == f or n.startswith(f + ".") for f in free)]
-    nothing = "no such field"  # as with another model, or in a config from before there was that field
+    nothing = "no such field"  # as with another model
     values = [(name, there.get(name, nothing), here.get(name, nothing)) for name in names]
     differences = [f"{name}: {old} there, {new} here" for name, old, new in values if old != new]
     if differences:
@@ -76,21 +77,12 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
         )
 
 
-def stage_of(workdir: pathlib.Path) -> str:
-    """The stage of the run in `workdir`: teacher, student, rec or gan."""
-    path = workdir / "config.json"
-    try:
-        return json.loads(path.read_text()).get("stage", "rec")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: the config of a run expected ({error})") from error
-
-
 class Checkpoints:
-    """The checkpoints of one run. The newest intact one counts; damaged ones after it are reported.
+    """The checkpoints of one run. The newest intact one is used; newer ones that are damaged are reported.
 
     Args:
       workdir: the run's folder.
-      config: of a run that goes on and saves, keeping `keep_checkpoints`; damaged checkpoints are renamed to make way.
+      config: of a run that continues and saves, keeping `keep_checkpoints`; damaged checkpoints are renamed to make room.
         None to read only, which changes nothing on disk.
 
     Raises:
@@ -119,7 +111,7 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint that is whole, without one that is being saved."""
+        """Step of the newest complete checkpoint; one that is being saved does not count."""
         return self._latest
 
     def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
@@ -154,7 +146,7 @@ class Checkpoints:
             self._latest, self._saving = self._saving, None
 
     def restore(self, like: TrainState, batches: grain.DatasetIterator | None = None) -> TrainState:
-        """The newest state, placed like `like`; sets `batches`, where given, to go on from there.
+        """The newest state, placed like `like`; `batches`, if given, is set to continue from there.
 
         Raises:
           InputError: a checkpoint of another model; lists every difference.
@@ -171,14 +163,13 @@ class Checkpoints:
         with self._unreadable():
             return self._manager.restore(step, args=ocp.args.Composite(**parts))["state"]
 
-    def params(self, averaged: bool = False) -> Mapping:
-        """The newest checkpoint's parameters as NumPy arrays, of whatever model; `averaged`: those that its run evaluates."""
+    def read_state(self) -> TrainState:
+        """The newest state as NumPy arrays, of whatever model."""
         with self._unreadable():
             saved = self._manager.item_metadata(self._latest)["state"].tree
             abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved)
             parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            state = TrainState(**self._manager.restore(self._latest, args=parts)["state"])
-        return eval_params(state) if averaged else state.params
+            return TrainState(**self._manager.restore(self._latest, args=parts)["state"])
 
     def close(self) -> None:
         """Waits for a save in progress; raises InputError if it failed."""
@@ -218,13 +209,13 @@ class Checkpoints:
             yield
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"checkpoint {self._folder}/{self._latest} cannot be read (was it written by as many processes?); "
-                f"remove that folder to go on from the one before. {error}"
+                f"checkpoint {self._folder}/{self._latest} cannot be read; was it written by as many processes? It is intact: "
+                f"start as many again, or choose another --workdir. {error}"
             ) from error
 
 
 def _choose(workdir: pathlib.Path, rename: bool) -> int:
-    """Step of the checkpoint to go on from, which the first process looks for; tells of damaged ones and may rename them."""
+    """Step of the checkpoint to continue from, chosen by the first process; reports damaged ones and may rename them."""
     step = 0
     if jax.process_index() == 0:
         step, damaged = newest_intact(workdir)

@@ -1,6 +1,7 @@
-"""Whether a checkpoint is as it was written, and what it says of itself: plain files, without JAX, which flags are parsed before.
+"""Whether a checkpoint is intact, and which config wrote it.
 
-Orbax notices arrays that are cut off or missing, but not all that have other values; so a checkpoint has a CRC32 of every file.
+Orbax notices arrays that are cut off or missing, but not every changed value. So a checkpoint holds a CRC32 of each of its
+files. This module reads plain files only: it is used before flags are parsed, and so before JAX may start.
 """
 
 import functools
@@ -40,22 +41,17 @@ def newest_intact(workdir: pathlib.Path) -> tuple[int, dict[int, str]]:
 
 
 def description(workdir: pathlib.Path) -> dict[str, Any]:
-    """What the newest intact checkpoint says of itself.
+    """The description in the newest intact checkpoint.
 
     Returns:
-      `config` (as JSON has it, with lists for tuples), `stage`, `step`, and `versions` of what wrote it, by name.
+      `config` (as in JSON, with lists for tuples), `stage`, `step`, and the `versions` of the packages that wrote it, by name.
 
     Raises:
-      InputError: no intact checkpoint, or one that an older version wrote, without description.
+      InputError: no intact checkpoint.
     """
     step, _ = newest_intact(workdir)
     path = workdir / "checkpoints" / str(step) / "description" / "metadata"
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(
-            f"checkpoint {step} in {workdir} is of an older version and does not know its config"
-        ) from error
+    return json.loads(path.read_text())
 
 
 def write_checksums(folder: pathlib.Path) -> None:
@@ -70,10 +66,8 @@ def _steps(workdir: pathlib.Path) -> list[int]:
 
 
 def _damage(folder: pathlib.Path) -> str:
-    """What is wrong with a checkpoint, or an empty string."""
+    """What is wrong with a checkpoint; empty if nothing is."""
     path = folder / _CHECKSUMS
-    if not path.exists() and (folder / "state").exists() and not (folder / "description").exists():
-        return ""  # of a version without checksums
     try:
         for name, value in json.loads(path.read_text()).items():
             if _crc32(folder / name) != value:

@@ -1,4 +1,4 @@
-"""The config in a workdir's checkpoint, as a config file: `--config=rrsr_jax/workdir/saved_config.py:WORKDIR`."""
+"""The config of a workdir's newest checkpoint, as a config file: `--config=rrsr_jax/workdir/saved_config.py:WORKDIR`."""
 
 import pathlib
 from typing import Any
@@ -9,12 +9,12 @@ from rrsr_jax.workdir.integrity import description
 
 
 def get_config(workdir: str) -> ConfigDict:
-    """The config that the newest intact checkpoint was trained with."""
+    """The config that wrote the newest intact checkpoint; InputError if there is none."""
     return ConfigDict(_with_tuples(description(pathlib.Path(workdir))["config"]))
 
 
 def _with_tuples(value: Any) -> Any:
-    """Configs have tuples where JSON has lists."""
+    """A value from JSON, with tuples for lists."""
     if isinstance(value, dict):
         return {name: _with_tuples(entry) for name, entry in value.items()}
     return tuple(_with_tuples(entry) for entry in value) if isinstance(value, list) else value

@@ -174,7 +174,7 @@ def test_what_loses_nothing_is_converted_and_told(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     got, notes = images.read_image(saved(Image.fromarray(image), tmp_path / "turned.png", exif=exif))
     np.testing.assert_array_equal(got, np.rot90(image, -1))
-    assert notes == ["turned as its EXIF data says"]
+    assert notes == ["turned according to its EXIF data"]
 
 
 def test_images_that_are_refused(tmp_path):

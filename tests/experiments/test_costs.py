@@ -2,19 +2,18 @@
 
 import pytest
 
-from configs import edsr
-from rrsr_jax import models
-from rrsr_jax.experiments import costs as summary
-from tests.training.test_configs import shrunk
+from rrsr_jax.experiments import costs
+from rrsr_jax.models.c2_matching import C2Matching
+from rrsr_jax.models.edsr import EDSR
+from tests.helpers import tiny_rrsr
 
 
 def test_operations_of_convolutions_are_counted():
-    config = edsr.get_config()
-    config.model.update(features=8, blocks=1)
-    cost = summary.cost(config, size=6, repeats=1)
+    cost = costs.cost(EDSR(features=8, blocks=1), size=6, repeats=1)
     at_1x = 9 * (3 * 8 + 3 * 8 * 8 + 8 * 32)  # multiplications in a pixel: head, block, body, first upsampling
     total = 2 * 36 * (at_1x + 4 * 9 * 8 * 32 + 16 * 9 * 8 * 3)
     # Less what falls on the zeros around the image.
+    assert cost.operations is not None
     assert 0.8 * total < cost.operations < 1.05 * total
     assert cost.trained == 9 * (3 * 8 + 3 * 8 * 8 + 2 * 8 * 32 + 8 * 3) + 4 * 8 + 2 * 32 + 3
     assert (cost.frozen, cost.pretrained) == (0, ())
@@ -22,23 +21,21 @@ def test_operations_of_convolutions_are_counted():
 
 
 def test_frozen_and_pretrained_parts():
-    cost = summary.cost(shrunk("configs.c2_matching"), size=6, repeats=1)
-    assert cost.frozen > 0
+    tiny = {
+        name: getattr(tiny_rrsr(), name) for name in ("features", "groups", "vgg_channels", "correspondence_channels")
+    }
+    cost = costs.cost(C2Matching(context_blocks=1, blocks=(1, 1, 1), **tiny), size=6, repeats=1)
+    encoder = 9 * (3 * 4 + 4 * 4 + 4 * 6 + 6 * 6 + 6 * 8) + 4 + 4 + 6 + 6 + 8  # VGG to relu3_1; three of them
+    assert cost.frozen == 3 * encoder
     assert set(cost.pretrained) == {"vgg", "correspondence"}
-    assert summary.row("x", cost._replace(trained=1234, frozen=10, operations=2.5e9, seconds=0.123, pretrained=())) == (
+    assert costs.row("x", cost._replace(trained=1234, frozen=10, operations=2.5e9, seconds=0.123, pretrained=())) == (
         "| x | 1,234 + 10 frozen | 2.5 | 0.12 s | nothing |"
     )
 
 
-def test_every_model_has_a_row():
-    assert set(models.MODELS) <= set(summary.CONFIGS)
-
-
 def test_command(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["summary", "--models", "srcnn"])
-    monkeypatch.setattr(summary, "cost", lambda config: summary.Cost(69_251, 0, 1e9, 0.5, ()))
-    summary.main()
+    monkeypatch.setattr(costs, "cost", lambda model: costs.Cost(69_251, 0, 1e9, 0.5, ()))
+    costs.main(["--models", "srcnn"])
     assert capsys.readouterr().out.splitlines()[-1] == "| srcnn | 69,251 | 1.0 | 0.50 s | nothing |"
-    monkeypatch.setattr("sys.argv", ["summary", "--models", "vdsr"])
     with pytest.raises(SystemExit):
-        summary.main()
+        costs.main(["--models", "vdsr"])

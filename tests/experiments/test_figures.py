@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 from rrsr_jax.data.images import downscale
+from rrsr_jax.evaluation import drawing
 from rrsr_jax.evaluation.protocols import crop_to_multiple
 from rrsr_jax.evaluation.protocols import test_sets as open_sets
 from rrsr_jax.experiments import figures
 from rrsr_jax.training import train
 from rrsr_jax.workdir.checkpoints import Checkpoints
+from rrsr_jax.workdir.state import eval_params
 from tests.helpers import tiny_config, tiny_rrsr
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -40,8 +42,8 @@ def test_what_is_drawn_is_what_the_model_does(run, tmp_path):
         rows = list(csv.DictReader(file))
     assert [(row["block"], row["image"]) for row in rows] == [(block, name) for block in BLOCKS for name in names]
     lr = downscale(crop_to_multiple(test_set[1]["hr"]))[None].astype(np.float32) / 255
-    ref = test_set.reference("reference", 1, test_set[1])[None].astype(np.float32) / 255
-    params = Checkpoints(run).params(averaged=True)
+    ref = test_set.reference_image("reference", 1, test_set[1])[None].astype(np.float32) / 255
+    params = eval_params(Checkpoints(run).read_state())
     observe = jax.jit(lambda *a: tiny_rrsr().apply(*a, mutable=["intermediates"]))
     _, found = observe({"params": params}, lr, ref)
     expected = found["intermediates"]["fas_2x_1"]["select"]["routing"][0][0]
@@ -70,18 +72,18 @@ def test_one_range_of_colours_for_a_scale():
     sheet = np.asarray(
         figures.alignment_sheet({"result": np.zeros((20, 40, 3), np.uint8)}, {"4x": {1: bright, 0: dark}})
     )
-    row = sheet[-figures.GAP * 2 - 40]  # through the middle of the last tiles
-    first, second = (row[figures.GAP + i * (figures.TILE + figures.GAP) + figures.TILE // 2] for i in (0, 1))
-    np.testing.assert_array_equal(first, figures._colour(np.zeros((1, 1)))[0, 0])
-    np.testing.assert_array_equal(second, figures._colour(np.ones((1, 1)))[0, 0])
+    row = sheet[-drawing.GAP - 40]  # through the middle of the last tiles
+    first, second = (row[drawing.GAP + i * (drawing.TILE + drawing.GAP) + drawing.TILE // 2] for i in (0, 1))
+    np.testing.assert_array_equal(first, drawing.colours(np.zeros((1, 1)))[0, 0])
+    np.testing.assert_array_equal(second, drawing.colours(np.ones((1, 1)))[0, 0])
     assert first.tolist() != second.tolist()
 
 
 def test_routing_sheet_has_a_cell_for_every_weight():
-    weights = np.array([[0.0, 1.0, 0.5]])
-    sheet = figures.routing_sheet(["image"], {"1x 1": weights})
-    colours = {tuple(c) for c in np.asarray(sheet).reshape(-1, 3).tolist()}
-    assert {tuple(c) for c in figures._colour(weights)[0].tolist()} <= colours
+    routing = {"1x 1": np.array([[0.0, 1.0, 0.5]]), "2x 1": np.array([[0.2, 0.7]])}
+    shown = {tuple(c) for c in np.asarray(figures.routing_sheet(["image"], routing)).reshape(-1, 3).tolist()}
+    for weights in routing.values():
+        assert {tuple(c) for c in drawing.colours(weights)[0].tolist()} <= shown
 
 
 def test_images_of_ones_own(run, tmp_path):
@@ -90,7 +92,7 @@ def test_images_of_ones_own(run, tmp_path):
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{name}.png")
     figures.main([f"--workdir={run}", f"--lr={tmp_path}/small.png", f"--ref={tmp_path}/sharp.png"])
     with Image.open(run / "figures" / "alignments" / "small.png") as sheet:
-        assert sheet.width == 3 * (figures.TILE + figures.GAP) + figures.GAP
+        assert sheet.width == 3 * (drawing.TILE + drawing.GAP) + drawing.GAP
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The command that runs a list of configs: what it runs, what it repeats, how it stops, what it prints."""
 
-import importlib
 import json
 import pathlib
 import re
@@ -11,11 +10,12 @@ import time
 
 import pytest
 
+from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import published
 from rrsr_jax.evaluation.evaluate import METRICS
 from rrsr_jax.experiments import comparison, runs, table
-from tests.helpers import ROOT, lines
-from tests.training.test_configs import ALL
+from tests.helpers import CONFIG_FILES, CONFIGS, ROOT, lines
 
 # ml_collections reads config files so; the message is Python's.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -66,10 +66,10 @@ def fake_execute(calls, status=lambda run: 0):
             return status(run)
         run.workdir.mkdir(parents=True)
         scores = {"psnr_y": 20.0 + run.config.seed, "ssim_y": 0.5, "gmsd_y": 0.1}
-        result = {"columns": {"bicubic": scores, "lr_itself": scores}, "failed": {}, "border": 4}
+        result = {"references": {"bicubic": scores, "lr_itself": scores}, "failed": {}, "border": 4}
         (run.workdir / "results.json").write_text(json.dumps({"step": run.config.steps, "sets": {"embedded": result}}))
         (run.workdir / "config.json").write_text(run.config.to_json())
-        (run.workdir / "metrics.jsonl").write_text('{"step": 40, "train/loss": 1, "images_per_second": 0.5}\n')
+        (run.workdir / "metrics.jsonl").write_text('{"step": 40, "train/loss": 1, "seconds_per_step": 2.0}\n')
         return 0
 
     return execute
@@ -128,7 +128,7 @@ def test_the_same_minutes_for_all(configs, tmp_path):
     workdir = tmp_path / "runs"
     code, out, err = finish(start(configs, workdir, "--minutes=0.02"))
     assert code == 0, err
-    known = json.loads((workdir / "step_seconds.json").read_text())
+    known = json.loads((workdir / "seconds_per_step.json").read_text())
     for name in ("first", "second"):
         config = json.loads((workdir / name / "seed_0" / "config.json").read_text())
         assert config["steps"] == round(1.2 / known[name]["seconds"])
@@ -155,15 +155,15 @@ def test_results_of_another_evaluation_are_not_taken_for_these(configs, tmp_path
     calls = []
     monkeypatch.setattr(runs, "execute", fake_execute(calls))
     (run, _) = runs.plan([configs], tmp_path / "runs", ["eval.border=4"], 1)
-    assert runs.results(run) is None
+    assert runs.finished_results(run) is None
     runs.execute(run, bool, 0)
-    assert runs.results(run)["step"] == 40
+    assert runs.finished_results(run)["step"] == 40
     for changes in (["eval.border=0"], ["steps=50"], ["eval.sets=embedded,photos"]):
         (other, _) = runs.plan([configs], tmp_path / "runs", changes, 1)
-        assert runs.results(other) is None
+        assert runs.finished_results(other) is None
     path = run.workdir / "results.json"
     path.write_text(path.read_text().replace('"failed": {}', '"failed": {"a, bicubic": "no"}'))
-    assert runs.results(run) is None
+    assert runs.finished_results(run) is None
 
 
 def test_a_run_that_fails_costs_the_others_nothing(configs, tmp_path, monkeypatch, capsys):
@@ -184,7 +184,9 @@ def test_a_run_that_fails_costs_the_others_nothing(configs, tmp_path, monkeypatc
     ("options", "message"),
     [
         (["--configs=nowhere/*.py"], r"--configs: no file nowhere/\*\.py"),
-        (["--configs", "configs/edsr.py", "configs/table2/../edsr.py"], "files of different names .* edsr"),
+        (["--configs", "configs/edsr.py", "configs/../configs/edsr.py"], "configs of different names .* edsr"),
+        (["--configs", "configs/table2.py", "configs/ablations.py:c2"], "configs of different names .* c2$"),
+        (["--configs=configs/table2.py:c3"], "configs/table2.py:c3: one of the rows c2, .* expected, got 'c3'"),
         (["--configs=setup.cfg"], r"setup\.cfg: invalid syntax"),
         (["--set", "stepps=3"], r"--set stepps=3: none of the configs has a field stepps; did you mean steps\?"),
         (["--set", "steps"], "--set: field=value expected, got 'steps'"),
@@ -224,7 +226,7 @@ def test_overrides_that_only_some_configs_have(configs, tmp_path, capsys):
     first, second = runs.plan([configs], tmp_path, ["model.blocks=3", "loss.rec=2"], 1)
     assert (first.overrides, second.overrides) == (("loss.rec=2",), ("model.blocks=3", "loss.rec=2"))
     assert (second.config.model.blocks, second.config.loss.rec) == (3, 2.0)
-    assert "note: --set model.blocks=3 says nothing to first" in capsys.readouterr().err
+    assert "note: --set model.blocks=3 has no effect on first" in capsys.readouterr().err
 
 
 def test_decays_keep_their_place_relative_to_the_end(configs, tmp_path):
@@ -238,22 +240,24 @@ def test_a_config_that_ends_before_it_can_be_timed(configs, tmp_path, monkeypatc
     (run, _) = runs.plan([configs], tmp_path, [], 1)
     monkeypatch.setattr(runs, "execute", lambda *_: 2)
     with pytest.raises(InputError, match=r"first\.py: ended after 0 steps, before a step could be timed"):
-        runs.step_seconds(run, tmp_path / "timing", bool, 0)
+        runs.measure_seconds_per_step(run, tmp_path / "timing", bool, 0)
 
 
 def test_published_figures_belong_to_configs_and_are_those_of_their_docstrings():
-    by_stem = {name.rpartition(".")[2]: name for name in ALL}
-    for stem, (psnr, ssim) in comparison.PUBLISHED.items():
-        text = importlib.import_module(by_stem[stem]).__doc__
-        assert f"{psnr:.2f} dB / {ssim:.3f}" in text, stem
-    assert {name.rpartition(".")[2] for name in ALL if "table2" in name} <= set(comparison.PUBLISHED)
+    files = {config_files.name(name.replace(":", ".py:")): name.partition(":")[0] for name in CONFIGS}
+    for name, (psnr, ssim) in published.CONFIGS.items():
+        said = f"{psnr:.2f} dB / {ssim:.3f}"
+        text = CONFIG_FILES[files[name]].__doc__
+        line = next((line for line in text.splitlines() if line.startswith(f"| {name} |")), text)
+        assert said in line, name
+    assert set(CONFIG_FILES["table2"].ROWS) <= set(published.CONFIGS)
 
 
 def test_table_of_two_seeds_beside_the_published_row():
     def seed(psnr, **changes):
         bicubic = {"psnr_y": 24.0, "ssim_y": 0.7, "gmsd_y": 0.2}
         columns = {"bicubic": bicubic, "level_1": {"psnr_y": psnr, "ssim_y": 0.8} | changes, "stack": {}}
-        return {"step": 9, "minutes": 1.5, "sets": {"cufed5": {"columns": columns, "border": 4}}}
+        return {"step": 9, "minutes": 1.5, "sets": {"cufed5": {"references": columns, "border": 4}}}
 
     rows = {
         "c2": {"published": (28.4, 0.846), "seeds": {0: seed(28.0, gmsd_y=0.11), 1: seed(28.2, gmsd_y=0.13)}},
@@ -274,7 +278,7 @@ def test_table_of_two_seeds_beside_the_published_row():
 
 def test_a_chain_of_stages_is_one_table():
     def seed(columns, **changes):
-        return {"step": 5, "minutes": 1.0, "sets": {"embedded": {"columns": columns} | changes}}
+        return {"step": 5, "minutes": 1.0, "sets": {"embedded": {"references": columns} | changes}}
 
     def matched(hr, lr):
         columns = {"hr_hr": hr, "lr_hr": lr, "untrained_lr_hr": 0.5, "random_lr_hr": 0.2}
@@ -297,7 +301,7 @@ def test_a_chain_of_stages_is_one_table():
 
 
 def test_runs_come_after_those_they_start_from(tmp_path):
-    planned = runs.plan([str(ROOT / "configs/chain/*.py")], tmp_path, ["steps=7"], 2)
+    planned = runs.plan([str(ROOT / "configs/chain.py")], tmp_path, ["steps=7"], 2)
     assert [(run.name, run.config.seed) for run in planned] == [
         (name, seed) for name in ("teacher", "student", "rec", "gan", "student_alone") for seed in (0, 1)
     ]
@@ -306,28 +310,28 @@ def test_runs_come_after_those_they_start_from(tmp_path):
     assert sources[pathlib.Path("student_alone/seed_1")] == str(tmp_path / "teacher/seed_1")
     assert sources[pathlib.Path("gan/seed_0")] == str(tmp_path / "rec/seed_0")
     with pytest.raises(InputError, match="rec, gan start from each other"):
-        runs.plan([str(ROOT / f"configs/chain/{name}.py") for name in ("rec", "gan")], tmp_path, ["init_from=rec"], 1)
+        runs.plan([str(ROOT / f"configs/chain.py:{name}") for name in ("rec", "gan")], tmp_path, ["init_from=rec"], 1)
 
 
 def test_nothing_starts_from_a_run_that_failed(tmp_path, monkeypatch):
     broken, calls = {"teacher"}, []
     monkeypatch.setattr(runs, "execute", fake_execute(calls, lambda run: 2 * (run.name in broken)))
     monkeypatch.setattr(runs, "check", lambda run: None)
-    arguments = ([str(ROOT / "configs/chain/*.py")], tmp_path / "runs", [], 1, None)
-    failed = table.make_table(*arguments)
+    arguments = ([str(ROOT / "configs/chain.py")], tmp_path / "runs", [], 1, None)
+    failed = table.run_list(*arguments)
     assert [name for name, *_ in calls] == ["teacher"]
     assert [path.parent.name for path in failed] == ["teacher", "student", "rec", "gan", "student_alone"]
     broken.clear()
-    assert table.make_table(*arguments) == []
+    assert table.run_list(*arguments) == []
     assert [name for name, *_ in calls] == ["teacher", "teacher", "student", "rec", "gan", "student_alone"]
 
 
 def test_a_list_needs_what_its_configs_start_from(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "check", lambda run: None)
     with pytest.raises(
-        InputError, match=r"rec.py: config.init_from=student: another config of the list, or the folder"
+        InputError, match=r"chain.py:rec: config.init_from=student: another config of the list, or the folder"
     ):
-        table.make_table([str(ROOT / "configs/chain/rec.py")], tmp_path / "runs", [], 1, None)
+        table.run_list([str(ROOT / "configs/chain.py:rec")], tmp_path / "runs", [], 1, None)
 
 
 def test_a_gan_is_timed_with_its_discriminator(tmp_path, monkeypatch):
@@ -335,22 +339,41 @@ def test_a_gan_is_timed_with_its_discriminator(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "execute", lambda run, stop, lock: timed.append(run.config))
     (run,) = runs.plan([str(ROOT / "configs/cufed5_gan.py")], tmp_path, [], 1)
     with pytest.raises(InputError, match="before a step could be timed"):
-        runs.step_seconds(run, tmp_path / "scratch", bool, 0)
+        runs.measure_seconds_per_step(run, tmp_path / "scratch", bool, 0)
     assert (timed[0].pixel_steps, timed[0].init_from) == (0, "")
 
 
-def test_minutes_of_training(tmp_path):
-    (run,) = runs.plan([str(ROOT / "configs/cufed5.py")], tmp_path, ["steps=120", "batch_size=5"], 1)
+def fake_records(run, *seconds):
+    """The records of a run whose steps took so long."""
     run.workdir.mkdir(parents=True)
-    (run.workdir / "metrics.jsonl").write_text(
-        '{"step": 119, "train/loss": 1, "images_per_second": 2.0}\n{"step": 120, "train/loss": 1, "images_per_second": 0}\n'
-    )
+    records = [{"step": i, "train/loss": 1.0, "seconds_per_step": s} for i, s in enumerate(seconds, start=1)]
+    evaluation = {"step": len(seconds), "val/cufed5/reference/psnr_y": 24.0}
+    lines = [json.dumps(record) for record in (*records, evaluation)]
+    (run.workdir / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4, "tra']))
+
+
+def test_minutes_of_training(tmp_path):
+    (run,) = runs.plan([str(ROOT / "configs/cufed5.py")], tmp_path, ["steps=120"], 1)
+    assert comparison._training_minutes(run) is None
+    fake_records(run, None, 2.0, 3.0)
     assert comparison._training_minutes(run) == 5.0
     assert comparison._effort([{"step": 9, "minutes": 5.0}, {"step": 9, "minutes": None}]) == [2, 9, "5.0"]
 
 
 def test_seconds_of_a_step(tmp_path, monkeypatch):
     (run,) = runs.plan([str(ROOT / "configs/cufed5.py")], tmp_path, [], 1)
-    monkeypatch.setattr(runs, "execute", lambda run, stop, lock: None)
-    monkeypatch.setattr(runs, "records", lambda run: [{"step": 600_000, "eta_seconds": 800_000}] * 4)
-    assert runs.step_seconds(run, tmp_path / "scratch", bool, 0) == 2.0
+    monkeypatch.setattr(runs, "execute", lambda run, stop, lock: fake_records(run, None, 2.0, 3.0, 2.5))
+    assert runs.measure_seconds_per_step(run, tmp_path / "scratch", bool, 0) == 2.5
+    assert not (tmp_path / "scratch").exists()
+    monkeypatch.setattr(runs, "execute", lambda run, stop, lock: fake_records(run, None, 2.0, 3.0))
+    with pytest.raises(InputError, match=r"cufed5\.py: ended after 3 steps"):
+        runs.measure_seconds_per_step(run, tmp_path / "scratch", bool, 0)
+
+
+def test_names_of_configs():
+    table2 = [f"configs/table2.py:{row}" for row in CONFIG_FILES["table2"].ROWS]
+    assert config_files.expand(str(ROOT / "configs/table2.py")) == [f"{ROOT}/{config}" for config in table2]
+    assert config_files.expand(str(ROOT / "configs/table*.py:masa")) == [f"{ROOT}/configs/table2.py:masa"]
+    assert config_files.expand(str(ROOT / "configs/demo.py")) == [f"{ROOT}/configs/demo.py"]
+    assert config_files.name("configs/fig5b.py:0.4") == "0.4"
+    assert config_files.name("configs/demo.py") == "demo"

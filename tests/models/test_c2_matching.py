@@ -10,7 +10,7 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.models.c2_matching import C2Matching
 from rrsr_jax.models.rrsr import RRSR
 from rrsr_jax.training import losses
-from rrsr_jax.training.initial import initial_params
+from rrsr_jax.training.super_resolution import model_params
 from rrsr_jax.weights import layouts as torch_layout
 from tests.helpers import VGG_OF_RRSR, relative_error, tiny_config
 
@@ -81,9 +81,9 @@ def test_weights_that_a_config_names(monkeypatch, held):
     params = jax.eval_shape(model.init, jax.random.key(0), *shapes)["params"]
     without = {"vgg", "correspondence"} - set(held)
     saved = jax.tree.map(lambda a: np.full(a.shape, 7.0), {k: v for k, v in params.items() if k not in without})
-    monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_restoration", "c2.pth"): saved}[kind, path])
+    monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_matching", "c2.pth"): saved}[kind, path])
     config = tiny_config()
     config.weights = ConfigDict(dict(vgg="", correspondence="", c2_matching="c2.pth"))
-    loaded = initial_params(model, config)
+    loaded = model_params(model, config, ())
     jax.tree.map(np.testing.assert_array_equal, {k: loaded[k] for k in saved}, saved)
     assert all((a != 7).all() for k in without for a in jax.tree.leaves(loaded[k]))

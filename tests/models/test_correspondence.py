@@ -1,11 +1,13 @@
 """The correspondence network, what it finds, and the bicubic upsampling in front of it."""
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from rrsr_jax.data.images import perspective_warp
 from rrsr_jax.models import correspondence, matching, resampling
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.matching import match_patches
@@ -58,3 +60,30 @@ def test_untrained_branches_describe_alike():
     np.testing.assert_array_equal(a, b)
     index, _ = match_patches(a, b)
     np.testing.assert_array_equal(matching.flow_from_match(index, 6), 0)
+
+
+def test_correspondences_follow_the_warp():
+    """A bright dot at a cell's pixel is found, in the warped image, where the cell is said to be."""
+    rng = np.random.default_rng(4)
+    homography = None
+    for y, x in ((9, 5), (12, 20), (20, 14)):
+        image = np.zeros((96, 128, 3), np.uint8)
+        cv2.circle(image, (4 * x, 4 * y), 3, (255, 255, 255), -1)
+        if homography is None:
+            _, homography = perspective_warp(image, rng, 4, 9)
+        warped = cv2.warpPerspective(image, homography, (128, 96)).astype(float)[..., 0]
+        centre = [(warped.sum(1 - axis) * np.arange(warped.shape[axis])).sum() / warped.sum() for axis in (0, 1)]
+        position, inside = correspondence.correspondences(homography[None].astype(np.float32), 96, 128)
+        assert position.shape == (1, 24, 32, 2)
+        assert inside[0, y, x]
+        np.testing.assert_allclose(position[0, y, x], np.array(centre) / 4, atol=0.05)
+
+
+def test_positions_near_the_edge_are_not_used():
+    shift = np.array([[[1, 0, 30], [0, 1, -20], [0, 0, 1]]], np.float32)
+    position, inside = correspondence.correspondences(shift, 64, 80)
+    np.testing.assert_allclose(position[0, 7, 2], [(28 - 20) / 4, (8 + 30) / 4])
+    rows, columns = np.nonzero(inside[0])
+    # 10 < 4 y - 20 < 54, 10 < 4 x + 30 < 70
+    assert (rows.min(), rows.max()) == (8, 15)
+    assert (columns.min(), columns.max()) == (0, 9)

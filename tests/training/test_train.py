@@ -22,11 +22,10 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import evaluate
 from rrsr_jax.evaluation import results as results_of_runs
 from rrsr_jax.training import train
-from rrsr_jax.training.initial import initial_params
-from rrsr_jax.training.step import parameter_names
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import has_checkpoint
-from tests.helpers import ROOT, damage, lines, tiny_config, tiny_rrsr, write
+from rrsr_jax.workdir.state import parameter_names
+from tests.helpers import ROOT, damage, initial_state, lines, tiny_config, tiny_rrsr, write
 
 # A config file for runs in processes of their own.
 TINY = """
@@ -38,7 +37,7 @@ def get_config():
 
 
 def params(workdir):
-    return Checkpoints(pathlib.Path(workdir)).params()
+    return Checkpoints(pathlib.Path(workdir)).read_state().generator
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +72,10 @@ def test_outputs_of_a_run(finished_run):
     workdir, results = finished_run
     written = json.loads((workdir / "results.json").read_text())
     assert (written["step"], written["sets"]) == (3, results)
-    columns = results["embedded"]["columns"]
-    assert list(columns) == ["bicubic", "reference", "unrelated", "lr_itself"]
-    assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in columns.values())
-    assert all(0 < row["gmsd_y"] < 0.5 for row in columns.values())
+    means = results["embedded"]["references"]
+    assert list(means) == ["bicubic", "reference", "unrelated", "lr_itself"]
+    assert all(0 < row["ssim_y"] < 1 and 10 < row["psnr_y"] < 50 for row in means.values())
+    assert all(0 < row["gmsd_y"] < 0.5 for row in means.values())
     logged = lines(workdir)
     assert [line["step"] for line in logged] == [1, 2, 3]
     for key in (
@@ -85,6 +84,7 @@ def test_outputs_of_a_run(finished_run):
         "train/loss",
         "train/grad_norm",
         "images_per_second",
+        "seconds_per_step",
         "eta_seconds",
         "memory_gib",
     ):
@@ -92,7 +92,7 @@ def test_outputs_of_a_run(finished_run):
     validated = lines(workdir, "val/")
     # Once during training, and in the end.
     assert [line["step"] for line in validated] == [2, 3]
-    assert validated[-1]["val/embedded/reference/psnr_y"] == columns["reference"]["psnr_y"]
+    assert validated[-1]["val/embedded/reference/psnr_y"] == means["reference"]["psnr_y"]
     assert list((workdir / "tensorboard").glob("events.*"))
     assert Checkpoints(workdir).latest() == 3
     (sheet,) = (workdir / "eval" / "embedded" / "sheets").glob("*.png")
@@ -143,7 +143,7 @@ def test_the_border_of_the_config_is_left_out(finished_run):
     workdir, results = finished_run
     other = train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2, eval__border=8), str(workdir))
     assert other["embedded"]["border"] == 8
-    assert other["embedded"]["columns"]["bicubic"] != results["embedded"]["columns"]["bicubic"]
+    assert other["embedded"]["references"]["bicubic"] != results["embedded"]["references"]["bicubic"]
 
 
 def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypatch):
@@ -162,8 +162,8 @@ def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypa
         InputError, match=r"6 image\(s\) failed, see above; .*results\.json has the results of the others"
     ):
         train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
-    columns = json.loads((workdir / "results.json").read_text())["sets"]["embedded"]["columns"]
-    assert columns == {"bicubic": {k: results["embedded"]["columns"]["bicubic"][k] for k in evaluate.METRICS}}
+    means = json.loads((workdir / "results.json").read_text())["sets"]["embedded"]["references"]
+    assert means == {"bicubic": {k: results["embedded"]["references"]["bicubic"][k] for k in evaluate.METRICS}}
 
 
 def test_a_finished_run_is_only_evaluated_again(finished_run):
@@ -224,8 +224,26 @@ def test_a_run_that_diverges_stops(tmp_path):
         str(error.value),
     )
     assert int(found[1]) - 1 == int(found[4]) == checkpoint.latest() == len(lines(tmp_path))
-    assert {found[2], found[3]} <= set(parameter_names(checkpoint.params()))
-    assert all(np.isfinite(a).all() for a in jax.tree.leaves(checkpoint.params()))
+    assert {found[2], found[3]} <= set(parameter_names(checkpoint.read_state()))
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(checkpoint.read_state()))
+
+
+def test_what_is_noticed_a_step_late_is_never_saved(tmp_path):
+    """Nothing is logged, so that only the check of every step can notice; checkpoints fall on any step."""
+    changes = dict(steps=99, image_every=1000, learning_rates__default=100.0)
+    found = set()
+    for name, every in (
+        ("often", dict(log_every=1, checkpoint_every=1)),
+        ("seldom", dict(log_every=99, checkpoint_every=2)),
+    ):
+        with pytest.raises(FloatingPointError, match=r"step \d+: not finite") as error:
+            train.train_and_evaluate(tiny_config(**changes, **every), str(tmp_path / name))
+        step = int(re.match(r"step (\d+)", str(error.value))[1])
+        checkpoint = Checkpoints(tmp_path / name)
+        assert checkpoint.latest() in (step - 1, step - 2)
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves(checkpoint.read_state()))
+        found.add(step)
+    assert len(found) == 1
 
 
 def test_a_damaged_checkpoint_costs_a_run_few_steps(finished_run, command, tmp_path):
@@ -313,14 +331,14 @@ def test_workdir_that_cannot_be_written(tmp_path):
 
 def test_start_from_another_run(finished_run, tmp_path):
     config = tiny_config(init_from=str(finished_run[0]), seed=5)
-    jax.tree.map(np.testing.assert_array_equal, initial_params(tiny_rrsr(), config), params(finished_run[0]))
+    jax.tree.map(np.testing.assert_array_equal, initial_state(config).generator, params(finished_run[0]))
     larger = tiny_config(init_from=str(finished_run[0]), model__features=16)
     with pytest.raises(
         InputError, match=r"do not fit(.|\n)*context_encoder/conv_first/kernel: \(3, 3, 3, 16\) expected"
     ):
-        initial_params(tiny_rrsr(features=16), larger)
+        initial_state(larger)
     with pytest.raises(InputError, match=r"no checkpoint in .*; the folder of a run expected"):
-        initial_params(tiny_rrsr(), tiny_config(init_from=str(tmp_path)))
+        initial_state(tiny_config(init_from=str(tmp_path)))
 
 
 def test_checkpoint_of_another_model(finished_run, tmp_path):
@@ -337,9 +355,9 @@ def test_weights_of_another_size(tmp_path, state_dict):
     with pytest.raises(
         InputError, match=r"config\.weights\.correspondence(.|\n)*wrong shape: branch_lr/conv1_1/bias: \(4,\)"
     ):
-        initial_params(tiny_rrsr(), config)
-    full = tiny_rrsr(correspondence_channels=(64, 128, 256))
-    loaded = initial_params(full, config)["correspondence"]["branch_ref"]["conv1_1"]["bias"]
+        initial_state(config)
+    config.model.correspondence_channels = (64, 128, 256)
+    loaded = initial_state(config).generator["correspondence"]["branch_ref"]["conv1_1"]["bias"]
     np.testing.assert_array_equal(loaded, state_dict("c2_extractor")["feature_extraction_image2.model.conv1_1.bias"])
 
 
@@ -372,8 +390,11 @@ def test_evaluation_without_a_run(tmp_path):
         (dict(eval__patch=320), r"chelsea: at least 320x320 pixels expected"),
         (dict(eval__sets="set5"), r"dataset: one of cufed, .* expected, got 'set5'"),
         (dict(eval__sets="cufed5", eval__dir="nowhere"), "no prepared dataset cufed5 in nowhere"),
-        (dict(eval__references="best"), r"config\.eval\.columns: 'best' is none of the columns"),
-        (dict(eval__references="level_2"), r"config\.eval\.columns: level_2 needs 2 reference\(s\), embedded has 1"),
+        (
+            dict(eval__references="best"),
+            r"config\.eval\.references: bicubic, .* or level_1, level_2, \.\.\. expected, got 'best'",
+        ),
+        (dict(eval__references="level_2"), r"config\.eval\.references: level_2 needs 2 reference\(s\), embedded has 1"),
         (dict(eval__border=-1), r"config\.eval: border, every and limit of at least 0"),
     ],
 )
@@ -384,7 +405,7 @@ def test_configs_that_cannot_work_end_before_anything_is_written(tmp_path, chang
 
 
 def test_initial_gain_and_matching_branches():
-    once, thrice = (initial_params(tiny_rrsr(), tiny_config(init_gain=gain)) for gain in (1.0, 3.0))
+    once, thrice = (initial_state(tiny_config(init_gain=gain)).generator for gain in (1.0, 3.0))
     np.testing.assert_allclose(thrice["tail1"]["kernel"], 3 * once["tail1"]["kernel"], rtol=1e-6)
     select = "fas_2x_1", "select", "experts"
     np.testing.assert_allclose(get(thrice, *select), 3 * get(once, *select), rtol=1e-6)

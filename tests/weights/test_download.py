@@ -12,6 +12,7 @@ import pytest
 import tqdm
 
 from rrsr_jax.errors import InputError
+from rrsr_jax.weights import KINDS
 from rrsr_jax.weights import __main__ as cli
 from rrsr_jax.weights import download as module
 from rrsr_jax.weights.download import fetch
@@ -71,7 +72,7 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_whole_download(server, tmp_path):
+def test_download(server, tmp_path):
     file = fetch(server.url, str(tmp_path / "new" / "folder"))
     assert file == tmp_path / "new" / "folder" / NAME
     assert file.read_bytes() == CONTENT
@@ -83,7 +84,9 @@ def test_what_is_there_is_not_downloaded_again(server, tmp_path):
     (tmp_path / NAME).write_bytes(CONTENT)
     assert fetch(server.url, str(tmp_path)) == tmp_path / NAME
     (tmp_path / "mine.pth").write_bytes(b"mine")
-    with pytest.raises(InputError, match=rf"mine\.pth: SHA-256 {DIGEST[:8]}\.\.\. expected, [0-9a-f]{{64}} is there"):
+    with pytest.raises(
+        InputError, match=rf"mine\.pth: SHA-256 {DIGEST[:8]}\.\.\. expected, got [0-9a-f]{{64}}; remove this"
+    ):
         fetch(server.url, str(tmp_path / "mine.pth"))
     assert (tmp_path / "mine.pth").read_bytes() == b"mine"
     assert server.asked == []
@@ -108,7 +111,9 @@ def test_broken_transfer_goes_on(trouble, server, tmp_path, monkeypatch, capsys)
 
 def test_a_later_command_goes_on(server, tmp_path):
     server.troubles = ["short"] + [503] * (module.ATTEMPTS - 1)
-    with pytest.raises(InputError, match=r"HTTP 503 .* at the last of 4 attempts; .*\.part is kept, the same command"):
+    with pytest.raises(
+        InputError, match=r"HTTP 503 .* this was the last of 4 attempts; .*\.part is kept, and the same"
+    ):
         fetch(server.url, str(tmp_path))
     assert (tmp_path / f"{NAME}.part").read_bytes() == CONTENT[:40_000]
     assert fetch(server.url, str(tmp_path)).read_bytes() == CONTENT
@@ -127,7 +132,7 @@ def test_server_that_does_not_tell_the_length(server, tmp_path):
     server.length = False
     assert fetch(server.url, str(tmp_path)).read_bytes() == CONTENT
     server.troubles = ["short"]
-    with pytest.raises(InputError, match="it is removed"):
+    with pytest.raises(InputError, match="is removed"):
         fetch(server.url, str(tmp_path / "other"))
     assert files(tmp_path / "other") == []
 
@@ -145,7 +150,8 @@ def test_nothing_beyond_what_is_kept(server, tmp_path):
 def test_wrong_checksum(server, tmp_path):
     (tmp_path / f"{NAME}.part").write_bytes(b"y" + CONTENT[1:40_000])  # the file has changed since
     with pytest.raises(
-        InputError, match=rf"SHA-256 {DIGEST[:8]}\.\.\. expected, (?!{DIGEST})\w{{64}} came from .* is removed"
+        InputError,
+        match=rf"SHA-256 {DIGEST[:8]}\.\.\. expected, got (?!{DIGEST})\w{{64}}; what came from .* is removed",
     ):
         fetch(server.url, str(tmp_path))
     assert files(tmp_path) == []
@@ -176,7 +182,7 @@ def test_no_server(server, tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/{NAME}"
-    with pytest.raises(InputError, match=r"Connection refused, at the last of 4 attempts$"):
+    with pytest.raises(InputError, match=r"Connection refused; this was the last of 4 attempts$"):
         fetch(url, str(tmp_path))
 
     def unknown(*_, **__):
@@ -204,15 +210,16 @@ def test_full_disk_is_not_the_networks_fault(server, tmp_path):
         fetch(server.url, str(tmp_path / "file" / "folder"))
 
 
-def test_command(server, tmp_path, capsys):
-    cli.main(["fetch", "vgg19", f"--url={server.url}", f"--out={tmp_path}"])
+@pytest.mark.parametrize(("kind", "setting"), [("vgg19", "vgg"), ("vgg16", "vgg16")])
+def test_command(kind, setting, server, tmp_path, capsys):
+    cli.main(["fetch", kind, f"--url={server.url}", f"--out={tmp_path}"])
     out = capsys.readouterr().out
     assert f"{tmp_path / NAME}: SHA-256 {DIGEST}" in out
-    assert f"--config.weights.vgg={tmp_path / NAME}" in out
-    assert f"import --kind=vgg19 --source={tmp_path / NAME} --out={tmp_path / NAME[:-4]}" in out
+    assert f"--config.weights.{setting}={tmp_path / NAME}," in out
+    assert f"import --kind={kind} --source={tmp_path / NAME} --out={tmp_path / NAME[:-4]}" in out
     server.troubles = [404]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["fetch", "vgg19", f"--url={server.url}", f"--out={tmp_path / 'b.pth'}"])
+        cli.main(["fetch", kind, f"--url={server.url}", f"--out={tmp_path / 'b.pth'}"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("error: http://127.0.0.1")
 
@@ -228,7 +235,7 @@ def test_interruption_keeps_what_there_is(server, tmp_path, monkeypatch, capsys)
         with pytest.raises(SystemExit) as stopped:
             cli.main(command)
     assert stopped.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command resumes it" in capsys.readouterr().err
     assert (tmp_path / f"{NAME}.part").read_bytes() == CONTENT[:1000]
     cli.main(command)
     assert server.asked == [None, "bytes=1000-"]
@@ -236,5 +243,7 @@ def test_interruption_keeps_what_there_is(server, tmp_path, monkeypatch, capsys)
 
 
 def test_published_names_have_checksums():
-    for url in module.URLS.values():
-        assert len(module._digits(pathlib.PurePosixPath(url).name, None)) >= 8
+    urls = [kind.url for kind in KINDS if kind.url]
+    assert urls
+    for url in urls:
+        assert len(module._digits(pathlib.PurePosixPath(url).name, None)) == 8

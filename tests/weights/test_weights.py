@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import shutil
-import types
 
 import grain
 import jax
@@ -16,10 +15,13 @@ import safetensors
 
 from rrsr_jax import weights
 from rrsr_jax.errors import InputError
-from rrsr_jax.training import initial, step
+from rrsr_jax.training import step
 from rrsr_jax.weights import __main__ as cli
-from rrsr_jax.weights import layouts as torch_layout
+from rrsr_jax.weights import convert
+from rrsr_jax.weights.kinds import find
+from rrsr_jax.weights.readers import read
 from rrsr_jax.workdir.checkpoints import Checkpoints
+from rrsr_jax.workdir.state import TrainState
 from tests.helpers import any_bits, random_params, tiny_config, tiny_rrsr
 
 
@@ -52,7 +54,7 @@ def imported(extractor):
 def save_run(workdir, model, **changes):
     """Saves a checkpoint of a model, before its first step, as a run would."""
     config = tiny_config(**changes)
-    state = step.create_state(random_params(model), config)
+    state = step.create_state(config, random_params(model))
     state = state.replace(ema={path: value + 1 for path, value in state.ema.items()})
     checkpoints = Checkpoints(workdir, config)
     checkpoints.save(state, iter(grain.MapDataset.range(3).to_iter_dataset()))
@@ -63,7 +65,7 @@ def save_run(workdir, model, **changes):
 def test_import(extractor, capsys):
     imported = extractor.with_suffix("")
     weights.import_weights("correspondence", str(extractor), str(imported))
-    expected = torch_layout.from_torch("c2_extractor", any_bits("c2_extractor"))
+    expected = weights.from_torch("c2_extractor", any_bits("c2_extractor"))
     same_bits(weights.load("correspondence", str(imported)), expected)
     same_bits(weights.load("c2_extractor", str(imported)), expected)
     same_bits(weights.load("c2_extractor", str(extractor)), expected)
@@ -100,6 +102,20 @@ def test_import_of_an_export_with_batch_statistics(tmp_path, state_dict):
     same_bits(weights.load("discriminator", str(tmp_path / "d.safetensors")), variables)
 
 
+def test_vgg16_from_torchvisions_file_and_back(tmp_path):
+    shapes = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256)}
+    state = {f"features.{i}.weight": np.full((*shape, 3, 3), i, np.float32) for i, shape in shapes.items()}
+    state |= {f"features.{i}.bias": np.full(shape[0], i + 0.5, np.float32) for i, shape in shapes.items()}
+    more = {"features.17.bias": np.zeros(512, np.float32), "classifier.6.bias": np.zeros(1000, np.float32)}
+    np.savez(tmp_path / "vgg16.npz", **state, **more)
+    weights.import_weights("vgg16", tmp_path / "vgg16.npz", tmp_path / "vgg16")
+    layers = weights.load("vgg16", tmp_path / "vgg16")
+    assert (layers["conv3_1"]["kernel"] == 10).all()
+    assert (layers["conv2_1"]["bias"] == 5.5).all()
+    weights.export_weights("vgg16", tmp_path / "vgg16", tmp_path / "vgg16.safetensors")
+    same_bits(read(tmp_path / "vgg16.safetensors"), state)
+
+
 def test_import_replaces_an_earlier_one(imported, tmp_path):
     changed = any_bits("c2_extractor") | {"feature_extraction_image1.model.conv1_1.bias": np.full(64, 7, np.float32)}
     np.savez(tmp_path / "other.npz", **changed)
@@ -117,8 +133,8 @@ def test_import_does_not_replace_anything_else(there, extractor, imported, tmp_p
         out.write_text("mine")
     else:
         out.mkdir()
-        whole = (imported / "weights.safetensors").read_bytes()
-        (out / "weights.safetensors").write_bytes(whole[:-1] if there == "damaged import" else b"mine")
+        content = (imported / "weights.safetensors").read_bytes()
+        (out / "weights.safetensors").write_bytes(content[:-1] if there == "damaged import" else b"mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=rf"--out={out}(:| holds weights of kind correspondence; choose)"):
         weights.import_weights(kind, str(extractor), str(out))
@@ -166,7 +182,9 @@ def test_folders_that_cannot_be_loaded(imported, tmp_path):
         weights.load("vgg19", str(imported))
     with pytest.raises(InputError, match=r"imported weights expected; .*weights\.safetensors cannot be read: No such"):
         weights.load("vgg19", str(tmp_path))
-    with pytest.raises(InputError, match="unknown kind of weights 'vgg'; there are: vgg19, correspondence, rrsr"):
+    with pytest.raises(
+        InputError, match="unknown kind of weights 'vgg'; there are: vgg19, vgg16, correspondence, rrsr"
+    ):
         weights.load("vgg", str(imported))
     file = imported / "weights.safetensors"
     arrays = weights.load("correspondence", str(imported))
@@ -197,7 +215,9 @@ def test_exports_that_cannot_be(imported, tmp_path):
     out = str(tmp_path / "out.safetensors")
     with pytest.raises(InputError, match=r"holds weights of kind correspondence; masa expected"):
         weights.export_weights("masa", str(imported), out)
-    with pytest.raises(InputError, match=r"a folder of imported weights, or that of a run, expected; no checkpoint in"):
+    with pytest.raises(
+        InputError, match=r"a folder of imported weights or the workdir of a run expected; no checkpoint in"
+    ):
         weights.export_weights("masa", str(tmp_path), out)
     assert not pathlib.Path(out).exists()
 
@@ -207,15 +227,15 @@ def test_export_of_a_run(tmp_path, capsys):
     modules = {"vgg19": "vgg", "correspondence": "correspondence"}
     for kind, module in modules.items():
         weights.export_weights(kind, str(tmp_path / "run"), str(tmp_path / f"{kind}.safetensors"))
-        exported = weights.read(tmp_path / f"{kind}.safetensors")
-        expected = torch_layout.to_torch(weights.PARTS[kind], state.params[module])
+        exported = read(tmp_path / f"{kind}.safetensors")
+        expected = weights.to_torch(kind, state.generator[module])
         assert exported.keys() == expected.keys()
         assert all(exported[key].tobytes() == np.asarray(value).tobytes() for key, value in expected.items())
-    assert "note: not of the published size, so `import` does not take it: vgg19" in capsys.readouterr().err
+    assert "so `import` does not accept them: vgg19 weights do not fit" in capsys.readouterr().err
     weights.export_weights("rrsr", str(tmp_path / "run"), str(tmp_path / "rrsr.safetensors"))
-    exported = weights.read(tmp_path / "rrsr.safetensors")
-    trained = {k: v for k, v in state.params.items() if k not in modules.values()}
-    assert exported.keys() == torch_layout.to_torch("rrsr_restoration", trained).keys()
+    exported = read(tmp_path / "rrsr.safetensors")
+    trained = {k: v for k, v in state.generator.items() if k not in modules.values()}
+    assert exported.keys() == weights.to_torch("rrsr_restoration", trained).keys()
     kernel = exported["content_extractor.conv_first.weight"]
     np.testing.assert_array_equal(kernel.transpose(2, 3, 1, 0), trained["context_encoder"]["conv_first"]["kernel"])
 
@@ -223,13 +243,13 @@ def test_export_of_a_run(tmp_path, capsys):
 def test_export_of_a_run_has_the_parameters_that_it_evaluates(tmp_path):
     state = save_run(tmp_path / "run", tiny_rrsr(), ema_decay=0.5)
     weights.export_weights("rrsr", str(tmp_path / "run"), str(tmp_path / "x.safetensors"))
-    bias = weights.read(tmp_path / "x.safetensors")["content_extractor.conv_first.bias"]
-    np.testing.assert_array_equal(bias, state.params["context_encoder"]["conv_first"]["bias"] + 1)
+    bias = read(tmp_path / "x.safetensors")["content_extractor.conv_first.bias"]
+    np.testing.assert_array_equal(bias, state.generator["context_encoder"]["conv_first"]["bias"] + 1)
     weights.export_weights(
         "correspondence", str(tmp_path / "run"), str(tmp_path / "y.safetensors")
     )  # frozen: no average
-    bias = weights.read(tmp_path / "y.safetensors")["feature_extraction_image1.model.conv1_1.bias"]
-    np.testing.assert_array_equal(bias, state.params["correspondence"]["branch_lr"]["conv1_1"]["bias"])
+    bias = read(tmp_path / "y.safetensors")["feature_extraction_image1.model.conv1_1.bias"]
+    np.testing.assert_array_equal(bias, state.generator["correspondence"]["branch_lr"]["conv1_1"]["bias"])
 
 
 def test_export_of_a_damaged_checkpoint(tmp_path):
@@ -240,50 +260,37 @@ def test_export_of_a_damaged_checkpoint(tmp_path):
     assert files(tmp_path) == [path for path in files(tmp_path) if path.startswith("run")]
 
 
-@pytest.mark.parametrize("kind", ["c2_matching", "ttsr"])
-def test_export_of_what_a_run_does_not_hold(kind, tmp_path):
+def test_export_of_what_a_run_does_not_hold(tmp_path):
     save_run(tmp_path / "run", tiny_rrsr())
-    with pytest.raises(InputError, match=rf"run does not hold {kind}: .* has no counterpart in the PyTorch checkpoint"):
-        weights.export_weights(kind, str(tmp_path / "run"), str(tmp_path / "x.safetensors"))
+    missing = {
+        kind: rf".* has no counterpart in the PyTorch layout of {kind}" for kind in ("c2_matching", "ttsr", "vgg16")
+    }
+    missing["discriminator"] = "it has no 'discriminator'"
+    for kind, message in missing.items():
+        with pytest.raises(InputError, match=rf"run does not hold {kind}: {message}"):
+            weights.export_weights(kind, str(tmp_path / "run"), str(tmp_path / "x.safetensors"))
     assert not (tmp_path / "x.safetensors").exists()
 
 
-@pytest.fixture
-def run_of(tmp_path, monkeypatch):
-    """A workdir whose run has the given parameters."""
-
-    def put(**params):
-        held = types.SimpleNamespace(params=lambda averaged: params, latest=lambda: 1, close=lambda: None)
-        monkeypatch.setattr(weights, "Checkpoints", lambda _: held)
-        return tmp_path
-
-    return put
+def select(name, params, discriminator=(), statistics=()):
+    state = TrainState(0, params, dict(discriminator), dict(statistics), {"perceptual": {"conv1_1": 3}}, {}, {})
+    return convert._select(find(name), state)
 
 
-def test_parts_of_a_run(run_of):
+def test_what_a_run_holds():
     """TTSR's checkpoints hold its VGG, RRSR's do not; none hold what the GAN stage adds."""
-    gan = dict(discriminator={"head1": 1}, discriminator_stats={"block1_norm1": 2}, perceptual={"conv1_1": 3})
-    workdir = run_of(vgg={"conv1_1": 4}, head={"bias": 5}, **gan)
-    assert weights._part_of_run("ttsr", workdir) == {"vgg": {"conv1_1": 4}, "head": {"bias": 5}}
-    assert weights._part_of_run("rrsr", workdir) == {"head": {"bias": 5}}
-    assert weights._part_of_run("vgg19", workdir) == {"conv1_1": 4}
-    assert weights._part_of_run("discriminator", workdir) == {
-        "params": {"head1": 1},
-        "batch_stats": {"block1_norm1": 2},
-    }
-    with pytest.raises(InputError, match="does not hold correspondence: its run has no part 'correspondence'"):
-        weights._part_of_run("correspondence", workdir)
-    with pytest.raises(InputError, match="does not hold discriminator: its run has no part 'discriminator'"):
-        weights._part_of_run("discriminator", run_of(head={"bias": 5}))
-    student = run_of(branch_lr={"conv1_1": 1}, branch_ref={"conv1_1": 2}, teacher={"branch_lr": {"conv1_1": 3}})
-    assert weights._part_of_run("correspondence", student) == {
-        "branch_lr": {"conv1_1": 1},
-        "branch_ref": {"conv1_1": 2},
-    }
-
-
-def test_modules_of_runs_have_the_names_that_are_left_out():
-    assert {*initial.GAN_PARTS, *initial.MODULE_KINDS} == set(weights._NOT_THE_MODELS)
+    params = {"vgg": {"conv1_1": 4}, "head": {"bias": 5}}
+    run = params, {"head1": 1}, {"block1_norm1": 2}
+    assert select("ttsr", *run) == {"vgg": {"conv1_1": 4}, "head": {"bias": 5}}
+    assert select("rrsr", *run) == {"head": {"bias": 5}}
+    assert select("vgg19", *run) == {"conv1_1": 4}
+    assert select("discriminator", *run) == {"params": {"head1": 1}, "batch_stats": {"block1_norm1": 2}}
+    with pytest.raises(KeyError, match="correspondence"):
+        select("correspondence", *run)
+    with pytest.raises(KeyError, match="discriminator"):
+        select("discriminator", params)
+    branches = {"branch_lr": {"conv1_1": 1}, "branch_ref": {"conv1_1": 2}}
+    assert select("correspondence", branches) == branches
 
 
 def test_command(extractor, tmp_path, capsys):
@@ -299,13 +306,9 @@ def test_command(extractor, tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {file} exists; --overwrite replaces it\n"
 
 
-@pytest.mark.parametrize("arguments", [["import", "--kind=vgg"], ["fetch", "vgg16"], []])
+@pytest.mark.parametrize("arguments", [["import", "--kind=vgg"], ["fetch", "masa"], []])
 def test_command_line_that_cannot_be(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     assert stopped.value.code == 2
     assert "error: " in capsys.readouterr().err
-
-
-def test_every_layout_has_a_name():
-    assert sorted(weights.PARTS.values()) == sorted(torch_layout.KINDS)

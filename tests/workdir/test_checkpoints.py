@@ -20,7 +20,7 @@ import rrsr_jax
 from rrsr_jax.errors import InputError
 from rrsr_jax.training.step import create_state
 from rrsr_jax.workdir.checkpoints import Checkpoints, check_same_run, claim_workdir
-from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intact
+from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intact, write_checksums
 from tests.helpers import largest_file, tiny_config
 
 CONFIG = tiny_config(keep_checkpoints=2, stage="gan")
@@ -30,7 +30,7 @@ KERNEL = 2**18  # bytes, too many to be stored among the paths
 def state_at(step):
     rng = np.random.default_rng(step)
     params = {"conv": {"kernel": rng.random((3, 3, KERNEL // 36), np.float32), "bias": rng.random(7, np.float32)}}
-    return create_state(jax.tree.map(jnp.asarray, params), CONFIG).replace(step=jnp.asarray(step, jnp.int32))
+    return create_state(CONFIG, jax.tree.map(jnp.asarray, params)).replace(step=jnp.asarray(step, jnp.int32))
 
 
 def batches_at(step):
@@ -141,7 +141,9 @@ def test_the_one_before_a_damaged_checkpoint_takes_its_place(workdir, item, dama
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         assert checkpoints.latest() == 1
         assert_restores(checkpoints, 1)
-        np.testing.assert_array_equal(checkpoints.params()["conv"]["kernel"], state_at(1).params["conv"]["kernel"])
+        np.testing.assert_array_equal(
+            checkpoints.read_state().generator["conv"]["kernel"], state_at(1).generator["conv"]["kernel"]
+        )
     assert content(workdir) == before
     assert description(workdir)["step"] == 1
     assert f"checkpoint 2 is damaged ({workdir}/checkpoints/2" in capsys.readouterr().err
@@ -186,19 +188,14 @@ def test_an_interrupted_save_does_not_count_and_goes(workdir):
     assert names(workdir) == ["2", "3"]
 
 
-def test_checkpoints_of_an_older_version(workdir):
-    """They had neither description nor checksums."""
+def test_a_data_iterator_that_cannot_be_restored(workdir):
+    """Of another number of processes, say: it has no file for this one, and no checksum for such a file."""
     folder = workdir / "checkpoints" / "2"
-    shutil.rmtree(folder / "description")
-    (folder / "checksums.json").unlink()
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        assert_restores(checkpoints, 2)
-    with pytest.raises(InputError, match=r"checkpoint 2 in .* is of an older version and does not know its config"):
-        description(workdir)
-    (folder / "data" / "process_0-of-1.json").unlink()
+    (folder / "data" / "process_0-of-1.json").rename(folder / "data" / "process_0-of-2.json")
+    write_checksums(folder)
     with (
         contextlib.closing(Checkpoints(workdir)) as checkpoints,
-        pytest.raises(InputError, match=r"checkpoint .*/2 cannot be read .* remove that folder"),
+        pytest.raises(InputError, match=r"checkpoint .*/2 cannot be read; was it written by as many processes"),
     ):
         checkpoints.restore(like(), batches_at(0))
 

@@ -3,12 +3,14 @@
 import json
 import struct
 
+import jax
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from rrsr_jax.errors import InputError
-from rrsr_jax.workdir.progress import Progress
+from rrsr_jax.workdir import progress as progress_module
+from rrsr_jax.workdir.progress import Profiler, Progress, read_records
 from tests.helpers import largest_file
 
 
@@ -52,6 +54,43 @@ def test_metrics_and_pictures_come_to_both_files(tmp_path):
     assert {(5, "train/loss", 0.5), (6, "train/rec", 0.25)} < set(shown)
     picture = values[-1].summary.value[0].image
     assert (values[-1].step, picture.height, picture.width) == (6, 4, 5)
+
+
+def test_only_steps_are_timed(tmp_path, monkeypatch):
+    """Two seconds a step; compilation, evaluation and saving take others."""
+    now = 100.0
+    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: now)
+    progress = Progress(tmp_path, 0, 10, 4)
+    with progress.paused():
+        now += 50  # compiles
+    progress.stepped(1, counted=False)
+    progress.write(1, {"loss": 1.0})
+    for step in (2, 3):
+        now += 2
+        progress.stepped(step)
+        with progress.paused():
+            now += 30
+    progress.write(3, {"loss": 1.0})
+    progress.close()
+    first, last = read_records(tmp_path)
+    assert not {"seconds_per_step", "images_per_second", "eta_seconds"} & set(first)
+    assert (last["seconds_per_step"], last["images_per_second"], last["eta_seconds"]) == (2.0, 2.0, 14)
+
+
+def test_a_profile_of_some_steps(tmp_path):
+    state = jax.numpy.ones(3)
+    profiler = Profiler(tmp_path / "profile", 10, 2)
+    for step in range(11, 15):
+        profiler.stepped(step, state)
+    assert not list(tmp_path.rglob("*.xplane.pb"))  # still tracing
+    profiler.stepped(15, state)
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+    profiler.close()
+    off = Profiler(tmp_path / "off", 0, 0)
+    for step in range(10):
+        off.stepped(step, state)
+    off.close()
+    assert not (tmp_path / "off").exists()
 
 
 def test_what_comes_again_is_dropped(tmp_path):

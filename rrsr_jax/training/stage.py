@@ -1,0 +1,93 @@
+"""What the loop in `train` asks of a stage of training, and what all stages share."""
+
+import abc
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import protocols
+from rrsr_jax.evaluation.protocols import TestSet
+from rrsr_jax.evaluation.results import Results
+from rrsr_jax.training.step import Step
+from rrsr_jax.workdir.state import TrainState
+
+
+class Stage(abc.ABC):
+    """One stage: its data, parameters, step, evaluation and pictures.
+
+    Attributes:
+      SOURCES: names of the stages whose runs it can start from (`config.init_from`).
+      COMPLETE_WEIGHTS: entries of `config.weights` that alone make a model that can be evaluated.
+      NEEDS_MODEL: whether there is nothing to evaluate without a model; else there is the bicubic baseline.
+      config: of the run.
+      mesh: of its devices.
+      model: the network that is trained.
+      test_sets: what it is evaluated on.
+    """
+
+    SOURCES: ClassVar[tuple[str, ...]]
+    COMPLETE_WEIGHTS: ClassVar[tuple[str, ...]]
+    NEEDS_MODEL: ClassVar[bool]
+
+    def __init__(self, config: ConfigDict, mesh: Mesh):
+        """Builds the network and opens the test sets; InputError if the config names another one than there is."""
+        self.config, self.mesh = config, mesh
+        self.model = self.build_model()
+        self.test_sets: Sequence[TestSet] = protocols.test_sets(config.eval)
+
+    @abc.abstractmethod
+    def build_model(self) -> nn.Module:
+        """The network that `config.model` names."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def transforms(config: ConfigDict, has_references: bool) -> Sequence[grain.transforms.RandomMap]:
+        """From an example of a dataset to an element of a batch; `config` is the `data` part, see `pipeline.training_batches`."""
+
+    @abc.abstractmethod
+    def random_state(self, key: jax.Array) -> TrainState:
+        """A state with random parameters. It is only traced, for its shapes."""
+
+    @abc.abstractmethod
+    def initial_state(self) -> TrainState:
+        """The state before the first step; InputError for files or runs that are not there or do not fit."""
+
+    @abc.abstractmethod
+    def step(self, number: int) -> Step:
+        """The compiled function for update `number`, counted from 0. It donates the state."""
+
+    @abc.abstractmethod
+    def evaluate(
+        self, params: Mapping[str, Any] | None, step: int | str, workdir: pathlib.Path, stop: Callable[[], bool]
+    ) -> Results:
+        """Results by test set, of parameters (None without a model) from `step`.
+
+        Raises:
+          Stopped: `stop` said so.
+          InputError: results cannot be written.
+        """
+
+    @abc.abstractmethod
+    def report(self, results: Results) -> str:
+        """The results as text."""
+
+    def pictures(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
+        """8-bit images by name, to look at while training."""
+        return {}
+
+    def abstract_state(self) -> TrainState:
+        """Shapes and places of a state, without computing one; InputError if the config describes no network."""
+        try:
+            state = jax.eval_shape(self.random_state, jax.random.key(self.config.seed))
+        except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+            raise InputError(f"config.model does not describe a network: {error}") from error
+        sharding = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)

@@ -1,0 +1,199 @@
+"""Weights between files: load one, import one into a folder, export a folder or a run to one.
+
+An imported folder holds `weights.safetensors`: float32 arrays by Flax path, and in its metadata the kind, the name and the
+SHA-256 of the file that they came from, and the versions of the libraries.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+import rrsr_jax
+from rrsr_jax.console import log
+from rrsr_jax.errors import InputError, check_shapes
+from rrsr_jax.weights.download import sha256
+from rrsr_jax.weights.kinds import KINDS, Kind, find
+from rrsr_jax.weights.layouts import from_torch, shapes, to_torch
+from rrsr_jax.weights.readers import read, read_safetensors
+from rrsr_jax.workdir.checkpoints import Checkpoints
+from rrsr_jax.workdir.state import TrainState, eval_params
+
+_FILE = "weights.safetensors"  # in an imported folder
+_ABOUT = "rrsr_jax"  # its only metadata entry, JSON: safetensors does not keep the order of several
+
+
+def load(kind: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Flax variables from an imported folder or a PyTorch-layout file.
+
+    Of vgg19 and vgg16 these are `{layer: {"kernel": ..., "bias": ...}}`, from `conv1_1` on.
+
+    Args:
+      kind: name or layout of an entry in `kinds.KINDS`.
+      path: the folder, or a .safetensors, .npz, .pth or .pt file.
+
+    Raises:
+      InputError: an unknown kind, no such file, one that cannot be read without executing what it contains, or weights that
+        do not fit.
+    """
+    found, path = find(kind), pathlib.Path(path)
+    if os.path.isdir(path):
+        return _load_imported(found, path)
+    state_dict = read(path)
+    try:
+        return from_torch(found.name, state_dict)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def import_weights(kind: str, source: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Writes the weights of the file `source` to the folder `out`; replaces an earlier import of the same kind.
+
+    Raises:
+      InputError: as `load`; or `out` holds anything else. Nothing is changed then.
+    """
+    found, source, out = find(kind), pathlib.Path(source), pathlib.Path(out)
+    _check_replaceable(found, out)
+    try:
+        digest = sha256(source)
+    except OSError as error:
+        raise InputError(f"{source} cannot be read ({error})") from error
+    print(f"{source}: SHA-256 {digest}", flush=True)
+    flat: dict[str, Any] = traverse_util.flatten_dict(load(found.name, source), sep="/")
+    versions = (
+        f"rrsr_jax {rrsr_jax.__version__}, jax {jax.__version__}, flax {flax.__version__}, numpy {np.__version__}"
+    )
+    about = {"kind": found.name, "source": source.name, "sha256": digest, "versions": versions}
+    _write(out, safetensors.numpy.save(flat, {_ABOUT: json.dumps(about)}), folder=True)
+    print(f"{out}: {found.name}, {_count(flat)}")
+
+
+def export_weights(
+    kind: str, source: str | os.PathLike[str], out: str | os.PathLike[str], overwrite: bool = False
+) -> None:
+    """Writes weights to the PyTorch-layout file `out`.
+
+    They come from an imported folder `source`, or from the newest checkpoint of a run: the parameters that it evaluates.
+
+    Raises:
+      InputError: no such folder, one without weights of this kind, or `out` exists and `overwrite` is not set.
+    """
+    found, source, out = find(kind), pathlib.Path(source), pathlib.Path(out)
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out={out}: the name of a .safetensors file expected")
+    if os.path.exists(out) and not overwrite:
+        raise InputError(f"{out} exists; --overwrite replaces it")
+    variables = _load_imported(found, source) if os.path.isfile(source / _FILE) else _load_run(found, source)
+    try:
+        state_dict = to_torch(found.name, variables)
+    except InputError as error:
+        raise InputError(f"{source} does not hold {found.name}: {error}") from error
+    try:
+        from_torch(found.name, state_dict)
+    except InputError as error:
+        first = str(error).splitlines()[0].rstrip(":")
+        log(f"note: these weights do not have the published size, so `import` does not accept them: {first}")
+    _write(out, safetensors.numpy.save(state_dict, {"format": "pt"}), folder=False)
+    print(f"{out}: {found.name}, {_count(state_dict)}, SHA-256 {sha256(out)}")
+
+
+def _count(arrays: Mapping[str, np.ndarray]) -> str:
+    return f"{len(arrays)} arrays, {sum(a.size for a in arrays.values()):,} parameters"
+
+
+def _load_imported(kind: Kind, folder: pathlib.Path) -> dict[str, Any]:
+    name, flat = _open_imported(folder)
+    if name != kind.name:
+        raise InputError(f"{folder} holds weights of kind {name}; {kind.name} expected")
+    check_shapes(f"{folder} and {kind.name}", shapes(kind.name), {path: array.shape for path, array in flat.items()})
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def _open_imported(folder: pathlib.Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Name of the kind, and arrays by path."""
+    try:
+        metadata, flat = read_safetensors(folder / _FILE)
+        return json.loads(metadata[_ABOUT])["kind"], flat
+    except InputError as error:
+        raise InputError(f"{folder}: imported weights expected; {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / _FILE} was not made by `python -m rrsr_jax.weights import`") from error
+
+
+def _check_replaceable(kind: Kind, out: pathlib.Path) -> None:
+    """Raises InputError unless `out` does not exist, is an empty folder, or holds an import of this kind."""
+    if not os.path.lexists(out):
+        return
+    try:
+        if not os.listdir(out):
+            return
+        name, _ = _open_imported(out)
+    except (OSError, InputError) as error:
+        raise InputError(f"--out={out}: a new folder or an earlier import expected; {error}") from error
+    if name != kind.name:
+        raise InputError(f"--out={out} holds weights of kind {name}; choose another folder")
+
+
+def _load_run(kind: Kind, workdir: pathlib.Path) -> Mapping[str, Any]:
+    """The variables of this kind from a run's newest checkpoint."""
+    try:
+        checkpoints = Checkpoints(workdir)
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"--source={workdir}: a folder of imported weights or the workdir of a run expected; {error}"
+        ) from error
+    with contextlib.closing(checkpoints):
+        log(f"reading checkpoint {checkpoints.latest()}")
+        state = checkpoints.read_state()
+    try:
+        return _select(kind, state)
+    except KeyError as error:
+        raise InputError(f"{workdir} does not hold {kind.name}: it has no {error}") from error
+
+
+def _select(kind: Kind, state: TrainState) -> Mapping[str, Any]:
+    """The variables of this kind in a run's state; KeyError if there are none."""
+    if kind.name == "discriminator":
+        if not state.discriminator:
+            raise KeyError("discriminator")
+        return {"params": state.discriminator, "batch_stats": state.statistics}
+    params = eval_params(state)
+    if kind.name == "correspondence" and "branch_lr" in params:  # a run that trains this net
+        return params
+    if kind.module:
+        return params[kind.module]
+    wanted = {path.split("/")[0] for path in shapes(kind.name)}
+    modules = {other.module for other in KINDS}
+    return {name: value for name, value in params.items() if name in wanted or name not in modules}
+
+
+def _write(target: pathlib.Path, content: bytes, folder: bool) -> None:
+    """Writes the file `target`, or the folder `target` with this one file in it, atomically."""
+    missing = [parent for parent in target.parents if not os.path.exists(parent)]  # innermost first
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            new = pathlib.Path(temporary, "new")
+            new.mkdir()  # with the usual permissions, which `temporary` does not have
+            with (new / _FILE).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if folder and not target.is_dir():
+                os.rename(new, target)
+            else:
+                os.replace(new / _FILE, target / _FILE if folder else target)
+    except OSError as error:
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise InputError(f"cannot write {target}: {error}") from error

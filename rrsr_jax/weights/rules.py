@@ -1,0 +1,135 @@
+"""Renaming rules: module paths of our Flax variables to module names of the published PyTorch checkpoints.
+
+Each mapping has a regular expression for the Flax path, `fas_2x_0/align`, and what it becomes: a replacement with groups,
+`\\1`, or a function of the match. The first expression that matches the path in full counts. The name of the array itself
+(`kernel`, `bias`, ...) is not part of the path; `layouts.py` translates it, in the same way for every kind.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from rrsr_jax.errors import InputError
+
+Rules = Mapping[str, str | Callable[[re.Match[str]], str]]
+
+# Index in torchvision's `features` by layer of VGG-19: a ReLU follows each convolution, and a pooling each stage. VGG-16 has the
+# same indices up to conv3_3, its last layer here.
+_VGG_INDEX = {
+    "1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14, "3_4": 16, "4_1": 19, "4_2": 21, "4_3": 23,
+    "4_4": 25, "5_1": 28,
+}  # fmt: skip
+
+VGG: Rules = {r"conv(\d_\d)": lambda m: f"features.{_VGG_INDEX[m[1]]}"}
+
+CORRESPONDENCE: Rules = {
+    r"branch_lr/(\w+)": r"feature_extraction_image1.model.\1",
+    r"branch_ref/(\w+)": r"feature_extraction_image2.model.\1",
+}
+
+DISCRIMINATOR: Rules = {
+    r"\w+/block(\d)_conv(\d)": lambda m: f"conv_block{m[1]}.{3 * int(m[2]) - 3}",
+    r"\w+/block(\d)_norm(\d)": lambda m: f"conv_block{m[1]}.{3 * int(m[2]) - 2}",
+    r"\w+/head(\d)": lambda m: f"out_block.{2 * int(m[1]) - 1}",
+}
+
+_SIZES = {"1": "small", "2": "medium", "4": "large"}  # by scale
+
+
+def _rrsr_suffix(scale: str, index: int) -> str:
+    """RRSR has one alignment block at 1x, which has no suffix, and three at 2x and 4x."""
+    suffixes = ("",) if scale == "1" else ("_first", "_second", "_third")
+    if index >= len(suffixes):
+        raise InputError(
+            f"RRSR's PyTorch layout has no block {index + 1} at {scale}x; it has 1 at 1x, 3 at 2x and 3 at 4x"
+        )
+    return suffixes[index]
+
+
+def _c2_matching_suffix(scale: str, index: int) -> str:
+    """C2-Matching has one alignment block at each scale, without a suffix."""
+    if index:
+        raise InputError(f"C2-Matching's PyTorch layout has no block {index + 1} at {scale}x; it has 1 at each scale")
+    return ""
+
+
+def _in_block(suffix: Callable[[str, int], str], name: str, match: re.Match[str], rest: str = "") -> str:
+    """A module of the alignment block whose scale and index are the first two groups of `match`.
+
+    SIZE in `name` stands for the word of the scale; `suffix` of scale and index ends the name, and `rest` follows.
+    """
+    return f"dyn_agg_restore.{name.replace('SIZE', _SIZES[match[1]])}{suffix(match[1], int(match[2]))}{rest}"
+
+
+def _restoration(suffix: Callable[[str, int], str]) -> Rules:
+    """The rules that RRSR and C2-Matching have in common."""
+    block = functools.partial(_in_block, suffix)
+    return {
+        r"context_encoder/conv_first": r"content_extractor.conv_first",
+        r"context_encoder/block_(\d+)/(\w+)": r"content_extractor.body.\1.\2",
+        r"fas_(\d)x_(\d)/align": lambda m: block("SIZE_dyn_agg", m),
+        r"fas_(\d)x_(\d)/align/offset_\dx/head": lambda m: block("SIZE_dyn_agg", m, ".conv_offset_mask"),
+        r"fas_(\d)x_(\d)/align/offset_\dx/(\w+)": lambda m: block(f"SIZE_offset_{m[3]}", m),
+        r"fas_(\d)x_(\d)/block_(\d+)/(\w+)": lambda m: block("body_SIZE", m, f".{m[3]}.{m[4]}"),
+        r"up_(\d)x": lambda m: f"dyn_agg_restore.tail_{_SIZES[m[1]]}.0",
+        r"tail(\d)": lambda m: f"dyn_agg_restore.tail_large.{2 * int(m[1]) - 2}",
+    }
+
+
+RRSR: Rules = {
+    **_restoration(_rrsr_suffix),
+    r"fas_(\d)x_(\d)/select": lambda m: _in_block(_rrsr_suffix, "head_SIZE", m),
+    r"fas_(\d)x_(\d)/select/router": lambda m: _in_block(_rrsr_suffix, "head_SIZE", m, ".routing_func.0"),
+    r"fas_(\d)x_(\d)/select/gate(\d)": lambda m: _in_block(_rrsr_suffix, "head_SIZE", m, f".se.{2 * int(m[3]) - 2}"),
+}
+
+C2_MATCHING: Rules = {
+    **_restoration(_c2_matching_suffix),
+    r"fas_(\d)x_(\d)/merge": lambda m: _in_block(_c2_matching_suffix, "head_SIZE", m, ".0"),
+}
+
+_TTSR_LEVEL = {"1": "1", "2": "2", "4": "3"}  # by scale
+_TTSR_EXCHANGE = {"2": "ex12", "4": "ex123"}  # by scale
+_TTSR_SLICE = {"1_1": "1", "1_2": "2", "2_1": "2", "2_2": "3", "3_1": "3"}  # by layer of VGG-19
+
+TTSR: Rules = {
+    r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{_VGG_INDEX[m[1]]}",
+    r"head": "MainNet.SFE.conv_head",
+    r"head_body/block_(\d+)/(\w+)": r"MainNet.SFE.RBs.\1.\2",
+    r"head_body/conv": "MainNet.SFE.conv_tail",
+    r"up_2x": "MainNet.conv12",
+    r"up_4x": "MainNet.conv23",
+    r"merge_(\d)x": lambda m: f"MainNet.conv{_TTSR_LEVEL[m[1]]}{_TTSR_LEVEL[m[1]]}_head",
+    r"body_(\d)x_(\d)x/block_(\d+)/(\w+)": lambda m: f"MainNet.RB{_TTSR_LEVEL[m[1]]}{_TTSR_LEVEL[m[2]]}.{m[3]}.{m[4]}",
+    r"body_(\d)x_(\d)x/conv": lambda m: f"MainNet.conv{_TTSR_LEVEL[m[1]]}{_TTSR_LEVEL[m[2]]}_tail",
+    r"exchange_(\d)x/merge_(\d)x": lambda m: f"MainNet.{_TTSR_EXCHANGE[m[1]]}.conv_merge{_TTSR_LEVEL[m[2]]}",
+    r"exchange_(\d)x/from_(\d)x_to_(\d)x(_\d)?": lambda m: (
+        f"MainNet.{_TTSR_EXCHANGE[m[1]]}.conv{_TTSR_LEVEL[m[2]]}{_TTSR_LEVEL[m[3]]}{m[4] or ''}"
+    ),
+    r"tail_(\d)x": lambda m: f"MainNet.merge_tail.conv{_TTSR_LEVEL[m[1]]}3",
+    r"tail_merge": "MainNet.merge_tail.conv_merge",
+    r"tail(\d)": r"MainNet.merge_tail.conv_tail\1",
+}
+
+
+def ttsr_extractor_copy(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """TTSR's second texture extractor, `LTE_copy`, which belongs to its loss: equal to the first one, `LTE`."""
+    return {k.replace("LTE.", "LTE_copy."): v.copy() for k, v in state_dict.items() if k.startswith("LTE.")}
+
+
+MASA: Rules = {
+    r"encoder/level_(\d)/conv": r"enc.conv_L\1",
+    r"encoder/level_(\d)/block_(\d+)/(\w+)": r"enc.blk_L\1.\2.\3",
+    r"decoder_(\d)/conv": r"decoder.conv_L\1",
+    r"decoder_(\d)/block_(\d+)/(\w+)": r"decoder.blk_L\1.\2.\3",
+    r"merge_1x/conv": "decoder.merge_warp_x1",
+    r"merge_1x/block_(\d+)/(\w+)": r"decoder.blk_x1.\1.\2",
+    r"merge_([24])x/merge": r"decoder.dram_x\1.conv_cat",
+    r"merge_([24])x/(\w+)": r"decoder.dram_x\1.conv_\2",
+    r"block_([24])x_(\d+)/(\w+)": r"decoder.blk_x\1.\2.\3",
+    r"adapt/shared": "decoder.pAda.conv_shared.0",
+    r"adapt/(\w+)": r"decoder.pAda.conv_\1",
+    r"last": "decoder.conv_out",
+}
