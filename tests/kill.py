@@ -49,13 +49,13 @@ def checkpoint(workdir: pathlib.Path) -> int:
 
 
 def same_end(workdir: pathlib.Path, whole: pathlib.Path) -> bool:
-    """Whether two finished runs have the same parameters, bit by bit, and the same metrics at every step; says so."""
+    """Whether two finished runs have the same state, bit by bit, and the same metrics at every step; says so."""
     ends = [jax.tree_util.tree_leaves_with_path(Checkpoints(folder).read_state()) for folder in (workdir, whole)]
     pairs = list(zip(*ends, strict=True))
     different = [jax.tree_util.keystr(path) for (path, a), (_, b) in pairs if not np.array_equal(a, b, equal_nan=True)]
     same_metrics = records(workdir) == records(whole)
     print(
-        f"{workdir.name} ended at step {checkpoint(workdir)}: {len(pairs) - len(different)} of {len(pairs)} parameters "
+        f"{workdir.name} ended at step {checkpoint(workdir)}: {len(pairs) - len(different)} of {len(pairs)} arrays "
         f"identical{', '.join(['', *different[:3]])}; metrics of all steps {'identical' if same_metrics else 'DIFFERENT'}",
         flush=True,
     )
