@@ -191,7 +191,7 @@ def test_coarse_to_fine_finds_a_moved_image(h, w):
     a = ref[:, 9 : 9 + h, 14 : 14 + w] + 0.05 * normal(5, 2, h, w, 24)
     index, score = match_patches_coarse_to_fine(a, ref, factor=4)
     exact, best = match_patches(a, ref)
-    np.testing.assert_array_equal(exact // 58 - np.arange(h - 2)[:, None], 9)
+    np.testing.assert_array_equal(exact // 58 - np.arange(h - 2)[None, :, None], 9)
     assert (np.asarray(index) == np.asarray(exact)).mean() > 0.97
     found = np.asarray(index) == np.asarray(exact)
     np.testing.assert_allclose(np.asarray(score)[found], np.asarray(best)[found], rtol=1e-5)
@@ -202,8 +202,8 @@ def test_coarse_to_fine_follows_parts_that_move_apart():
     a = np.concatenate([ref[:, 4:40, 40:64], ref[:, 24:60, 5:29]], 2)
     index, _ = match_patches_coarse_to_fine(a, ref, factor=4)
     exact, _ = match_patches(a, ref)
-    assert set(np.unique(exact[:, 4:-4, 4:18] // 70 - np.arange(4, 30)[:, None])) == {4}
-    assert set(np.unique(exact[:, 4:-4, 28:42] // 70 - np.arange(4, 30)[:, None])) == {24}
+    assert set(np.unique(exact[:, 4:-4, 4:18] // 70 - np.arange(4, 30)[None, :, None])) == {4}
+    assert set(np.unique(exact[:, 4:-4, 28:42] // 70 - np.arange(4, 30)[None, :, None])) == {24}
     for part in np.s_[:, 4:-4, 4:18], np.s_[:, 4:-4, 28:42]:
         assert (np.asarray(index)[part] == np.asarray(exact)[part]).mean() > 0.95
 
