@@ -3,6 +3,8 @@
 import collections
 import os
 import re
+import subprocess
+import sys
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
@@ -21,7 +23,7 @@ from absl import flags
 
 from kernels import deform_conv
 from tests.golden import recipe
-from tests.helpers import GOLDEN
+from tests.helpers import GOLDEN, ROOT
 
 flags.FLAGS.mark_as_parsed()  # Grain reads absl flags
 
@@ -59,3 +61,28 @@ def on_cuda(monkeypatch):
     with jax.sharding.use_abstract_mesh(mesh):
         yield kernels
     deform_conv.default_implementation.cache_clear()
+
+
+# A config file for runs in processes of their own.
+TINY = """
+from tests.helpers import tiny_config
+
+def get_config():
+    return tiny_config(steps=150, checkpoint_every=10, image_every=1000)
+"""
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    """Starts `main` on a tiny config; compiled programs are shared between the runs."""
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "tiny.py").write_text(TINY)
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+
+    def run(*arguments, config=folder / "tiny.py", prefix=(), **options):
+        call = [*prefix, sys.executable, "-m", "rrsr_jax.main", *([f"--config={config}"] if config else ()), *arguments]
+        return subprocess.Popen(
+            call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+
+    return run

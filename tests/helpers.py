@@ -129,6 +129,12 @@ def lines(workdir, kind="train/"):
     return [record for record in read_records(pathlib.Path(workdir)) if any(name.startswith(kind) for name in record)]
 
 
+def finish(process, timeout=300):
+    """Exit status, standard output and standard error of a process that ends."""
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
 @contextlib.contextmanager
 def largest_file(size):
     """Files cannot grow beyond `size` bytes, as if the disk were full."""

@@ -2,14 +2,9 @@
 
 import functools
 import json
-import os
 import pathlib
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -20,20 +15,10 @@ from configs import cufed5, photos
 from rrsr_jax.data import prepare
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import evaluate
-from rrsr_jax.evaluation import results as results_of_runs
 from rrsr_jax.training import train
 from rrsr_jax.workdir.checkpoints import Checkpoints
-from rrsr_jax.workdir.integrity import has_checkpoint
 from rrsr_jax.workdir.state import parameter_names
-from tests.helpers import ROOT, damage, initial_state, lines, tiny_config, tiny_rrsr, write
-
-# A config file for runs in processes of their own.
-TINY = """
-from tests.helpers import tiny_config
-
-def get_config():
-    return tiny_config(steps=150, checkpoint_every=10, image_every=1000)
-"""
+from tests.helpers import damage, finish, initial_state, lines, tiny_config, tiny_rrsr, write
 
 
 def params(workdir):
@@ -45,27 +30,6 @@ def finished_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     results = train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir))
     return workdir, results
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """Starts `main` on a tiny config; compiled programs are shared between the runs."""
-    folder = tmp_path_factory.mktemp("command")
-    (folder / "tiny.py").write_text(TINY)
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-
-    def run(*arguments, config=folder / "tiny.py", prefix=(), **options):
-        call = [*prefix, sys.executable, "-m", "rrsr_jax.main", *([f"--config={config}"] if config else ()), *arguments]
-        return subprocess.Popen(
-            call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-        )
-
-    return run
-
-
-def finish(process, timeout=300):
-    out, err = process.communicate(timeout=timeout)
-    return process.returncode, out, err
 
 
 def test_outputs_of_a_run(finished_run):
@@ -107,23 +71,6 @@ def test_evaluation_alone_gives_the_same_table(finished_run):
     shutil.rmtree(workdir / "eval")
     assert train.evaluate_only(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == results
     assert json.loads((workdir / "results.json").read_text())["sets"] == results
-
-
-def test_results_of_several_evaluations_stand_together(tmp_path):
-    path, run = tmp_path / "results.json", {"step": 3, "parameters": 7, "model": {"blocks": (1, 2)}}
-    results_of_runs.write(path, run, {"a": {"images": 1}})
-    results_of_runs.write(path, run, {"b": {"images": 2}})
-    model = {"blocks": [1, 2]}
-    both = {"step": 3, "parameters": 7, "model": model, "sets": {"a": {"images": 1}, "b": {"images": 2}}}
-    assert json.loads(path.read_text()) == both
-    for change in ({"parameters": 8}, {"model": {"blocks": [1, 2], "dtype": "bfloat16"}}):
-        run |= change
-        results_of_runs.write(path, run, {"b": {"images": 3}})
-        expected = {name: run[name] for name in ("step", "parameters")}
-        assert json.loads(path.read_text()) == expected | {
-            "model": change.get("model", model),
-            "sets": {"b": {"images": 3}},
-        }
 
 
 def test_an_evaluation_that_was_cut_off_is_made_up_for(finished_run, tmp_path):
@@ -173,46 +120,6 @@ def test_a_finished_run_is_only_evaluated_again(finished_run):
     assert len(lines(workdir, "val/")) == 2
 
 
-@pytest.mark.timeout(1200)
-def test_killed_runs_end_like_an_uninterrupted_one(command, tmp_path):
-    def wait_for(workdir, count, process):
-        while len(lines(workdir)) < count:
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
-
-    assert finish(command(f"--workdir={tmp_path}/whole"))[0] == 0
-
-    killed = tmp_path / "killed"
-    process = command(f"--workdir={killed}")
-    wait_for(killed, 25, process)
-    process.send_signal(signal.SIGTERM)
-    code, _, err = finish(process)
-    stopped = lines(killed)[-1]["step"]
-    assert code == 0
-    assert f"stopped and saved at step {stopped}" in err
-    assert 25 <= stopped < 150
-    assert Checkpoints(killed).latest() == stopped
-
-    process = command(f"--workdir={killed}")
-    wait_for(killed, stopped + 15, process)
-    process.send_signal(signal.SIGINT)
-    code, _, err = finish(process)
-    stopped = lines(killed)[-1]["step"]
-    assert code == 0
-    assert f"stopped and saved at step {stopped}" in err
-
-    process = command(f"--workdir={killed}")
-    wait_for(killed, stopped + 15, process)
-    process.kill()
-    finish(process)
-
-    code, out, err = finish(command(f"--workdir={killed}"))
-    assert code == 0, err
-    assert "unrelated" in out
-    assert [line["step"] for line in lines(killed)] == list(range(1, 151))
-    jax.tree.map(np.testing.assert_array_equal, params(killed), params(tmp_path / "whole"))
-
-
 def test_a_run_that_diverges_stops(tmp_path):
     config = tiny_config(steps=99, checkpoint_every=1, image_every=1000, learning_rates__default=100.0)
     with pytest.raises(FloatingPointError, match=r"step \d+: not finite: .*last good checkpoint is \d") as error:
@@ -260,26 +167,6 @@ def test_a_damaged_checkpoint_costs_a_run_few_steps(finished_run, command, tmp_p
     assert train.train_and_evaluate(tiny_config(ema_decay=0.5, eval__every=2), str(workdir)) == finished_run[1]
     assert [line["step"] for line in lines(workdir)] == [1, 2, 3]
     jax.tree.map(np.testing.assert_array_equal, params(workdir), params(finished_run[0]))
-
-
-def test_a_full_disk_stops_a_run(command, tmp_path):
-    limit = "bash", "-c", 'ulimit -f 64; exec "$@"', "bash"  # KiB of a file; metrics stay below
-    code, _, err = finish(command(f"--workdir={tmp_path}", prefix=limit))
-    assert code == 2
-    assert f"error: cannot save checkpoint 10 to {tmp_path}/checkpoints: File too large; there is none before it" in err
-    assert len(lines(tmp_path)) < 30
-    assert not has_checkpoint(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"), [(["--mode=eval"], "error: no checkpoint in"), ([], "--config=None: a file is needed")]
-)
-def test_a_command_without_config_or_checkpoint(command, tmp_path, arguments, message):
-    code, _, err = finish(command(f"--workdir={tmp_path}/run", *arguments, config=None))
-    assert code != 0
-    assert message in err
-    assert "Traceback" not in err
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_record_stops_the_run_and_loses_no_step(tmp_path):
@@ -449,36 +336,3 @@ def test_training_on_photographs(tmp_path):
     config.eval.update(crops=2, patch=48)
     results = train.train_and_evaluate(config, str(tmp_path / "run"))
     assert results["embedded"]["images"] == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--config.batchsize=3"], "batch_size"),
-        (["--config.batch_size=three"], "three"),
-        (["--config.model.featurs=3"], "features"),
-        (["--mode=test"], "train|eval"),
-        (["--config.model.name=vdsr"], "config.model.name: one of rrsr, c2_matching, "),
-        (["--config.model.name=edsr"], "config.model: edsr has no alignments, "),
-    ],
-)
-def test_wrong_command_lines(command, tmp_path, arguments, message):
-    code, _, err = finish(command(f"--workdir={tmp_path}/run", *arguments))
-    assert code != 0
-    assert message in err
-    assert "Traceback" not in err
-    assert not (tmp_path / "run").exists()
-
-
-def test_the_paper_run_without_its_data(command, tmp_path):
-    flags = f"--workdir={tmp_path}/run", f"--config.data.dir={tmp_path}", "--config.eval.sets="
-    process = command(*flags, config=ROOT / "configs/cufed5.py")
-    code, _, err = finish(process, timeout=60)
-    assert code == 2
-    assert (
-        f"prepare it: python -m rrsr_jax.data.prepare --dataset=cufed --source=DIR --data_dir={tmp_path}, DIR with"
-        in err
-    )
-    assert "input/*.png and ref/*.png with equal names, 11,871 pairs of 160x160 pixels" in err
-    assert "Traceback" not in err
-    assert not (tmp_path / "run").exists()
