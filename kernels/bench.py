@@ -98,7 +98,7 @@ def direct(x, offset, mask, weight, bias):
     n, h, w, c = x.shape
     groups = offset.shape[3]
     taps = jnp.arange(TAPS)
-    rows, cols = (jnp.arange(h) - 1)[:, None] + taps // 3, (jnp.arange(w) - 1)[:, None] + taps % 3
+    rows, cols = (jnp.arange(h) - 1)[:, None] + taps[None] // 3, (jnp.arange(w) - 1)[:, None] + taps[None] % 3
     y, z = offset[..., 0] + rows[None, :, None, None], offset[..., 1] + cols[None, None, :, None]
     y0, z0 = jnp.floor(y), jnp.floor(z)
     pixels = x.reshape(n, h * w, groups, c // groups)

@@ -116,13 +116,12 @@ def sample_and_multiply(
             f"implementation 'triton': at most {MOST_ELEMENTS:,} elements can be addressed, one image takes "
             f"{plan._replace(n=1).elements:,}; leave the implementation None, or name 'xla'"
         )
-    parts = [slice(start, min(start + images, plan.n)) for start in range(0, plan.n, images)]
-    return jnp.concatenate(
-        [
-            _sample_and_multiply(plan._replace(n=part.stop - part.start), x[part], offset[part], mask[part], weight)
-            for part in parts
-        ]
-    )
+
+    def part(start):
+        some = slice(start, min(start + images, plan.n))
+        return _sample_and_multiply(plan._replace(n=some.stop - start), x[some], offset[some], mask[some], weight)
+
+    return jnp.concatenate([part(start) for start in range(0, plan.n, images)])
 
 
 def elements(x: tuple[int, ...], offset: tuple[int, ...], weight: tuple[int, ...]) -> int:
@@ -143,13 +142,8 @@ def _images_at_once(plan: _Plan) -> int:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sample_and_multiply(plan, x, offset, mask, weight):
     pixels, _, outs = plan.padded
-    (out,) = _call(
-        _forward_kernel,
-        plan,
-        (pixels // PIXEL_BLOCK, outs // plan.out_block),
-        [(pixels, outs)],
-        (x, offset, mask, weight),
-    )
+    grid = (pixels // PIXEL_BLOCK, outs // plan.out_block)
+    (out,) = _call(_forward_kernel, plan, grid, [(pixels, outs)], (x, offset, mask, weight))
     out = out.reshape(pixels, outs)[: plan.pixels, : plan.out_channels]
     return out.reshape(plan.n, plan.out_height, plan.out_width, plan.out_channels)
 
@@ -178,14 +172,10 @@ def _backward(plan, residuals, d_out):
     )
     partial = partial.reshape(plan.slices, TAPS, groups, plan.channel_block, outs)
     d_weight = partial.sum(0)[:, : plan.groups, : plan.channels, : plan.out_channels]
-    return (
-        d_x.reshape(x.shape).astype(x.dtype),
-        d_offset.reshape(pixels, groups, TAPS, 2)[: plan.pixels, : plan.groups]
-        .reshape(offset.shape)
-        .astype(offset.dtype),
-        d_mask.reshape(pixels, groups, TAPS)[: plan.pixels, : plan.groups].reshape(mask.shape).astype(mask.dtype),
-        d_weight.reshape(weight.shape).astype(weight.dtype),
-    )
+    d_offset = d_offset.reshape(pixels, groups, TAPS, 2)[: plan.pixels, : plan.groups]
+    d_mask = d_mask.reshape(pixels, groups, TAPS)[: plan.pixels, : plan.groups]
+    pairs = zip((d_x, d_offset, d_mask, d_weight), (x, offset, mask, weight), strict=True)
+    return tuple(gradient.reshape(a.shape).astype(a.dtype) for gradient, a in pairs)
 
 
 _sample_and_multiply.defvjp(_forward, _backward)

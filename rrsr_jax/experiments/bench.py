@@ -113,7 +113,7 @@ def step(config: ConfigDict, rng: np.random.Generator, batch_size: int) -> list[
     sizes = {"lr": hr // SCALE_FACTOR, "hr": hr, "ref": hr, "ref_p": hr, "ref_lr_p": hr // SCALE_FACTOR}
     mesh, model = make_mesh(), models.build(config.model)
     batch = {name: jnp.asarray(images(rng, size, batch_size)) for name, size in sizes.items()}
-    state = place(create_state(random_params(model), config), mesh)
+    state = place(create_state(config, random_params(model)), mesh)
     function = timed(make_train_step(model, config, mesh), state, batch, carry=True)
     return rows({f"reciprocal step, {square(hr)}": function})
 

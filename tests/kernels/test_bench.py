@@ -6,14 +6,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from kernels import bench, modulated_deform_conv
-from rrsr_jax.experiments import bench as whole_bench
-from tests.helpers import ROOT
 
-# ml_collections loads config files so; the message is Python's.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 TINY = bench.Shape(batch=2, size=9, channels=16, layers=3)
 
 
@@ -85,44 +80,3 @@ def test_a_step_that_donates_its_state_is_timed():
         np.testing.assert_array_equal(before, count)
     assert function.compile_seconds > 0
     assert function.temporary_bytes is not None
-
-
-def test_all_parts_of_the_benchmark(monkeypatch, tmp_path, capsys):
-    """In one call, as without `--part`: none may spoil what another one needs."""
-    config = tmp_path / "tiny.py"
-    config.write_text(
-        "from tests.helpers import tiny_config\n\n"
-        "def get_config():\n    return tiny_config(model__alignments=(1, 1, 1), model__experts=0)\n"
-    )
-    monkeypatch.setattr(whole_bench, "SIZES", {"step": 32, "inference": 48, "cufed5": 40})
-    monkeypatch.setattr(whole_bench, "MATCHED", (16, 8))
-    monkeypatch.setattr(whole_bench, "SAMPLES", 20)
-    monkeypatch.syspath_prepend(ROOT)
-    whole_bench.main([f"--config={config}", f"--json={tmp_path}/rows.json", "--dtype=float32"])
-    written = json.loads((tmp_path / "rows.json").read_text())
-    assert written["about"]["match_dtype"] == "float32"
-    names = [row["what"] for row in written["rows"]]
-    assert [name for name in names if "PyTorch" not in name] == [
-        "reciprocal step, 32 x 32",
-        "12 x 12 to 48 x 48",
-        "10 x 10 to 40 x 40, one reference",
-        "the same, five references",
-        "matching 16 x 16 on 16 x 16, exact",
-        "matching 16 x 16 on 16 x 16, bfloat16",
-        "matching 16 x 16 on 16 x 16, coarse to fine, factor 4",
-        next(name for name in names if name.startswith("input pipeline")),
-    ]
-    assert all(row.get("seconds", row.get("samples_per_second_and_core")) > 0 for row in written["rows"])
-    assert len(capsys.readouterr().out.splitlines()) == 2 + len(names)
-
-
-def test_configs_that_cannot_be_benchmarked(capsys):
-    for arguments, message in (
-        ([f"--config={ROOT}/configs/matcher.py:teacher"], "a config of stage rec expected, got one of stage teacher"),
-        ([f"--config={ROOT}/configs/masa.py", "--dtype=bfloat16"], "the model masa has no field dtype"),
-        ([f"--config={ROOT}/configs/table2.py"], "one of the rows"),
-    ):
-        with pytest.raises(SystemExit) as end:
-            whole_bench.main(arguments)
-        assert end.value.code == 2
-        assert message in capsys.readouterr().err
