@@ -47,7 +47,7 @@ def test_transfer_pastes_patches(scale):
 def test_patches_that_stay_where_they_are_give_the_features(scale):
     features = random(2, 5 * scale, 6 * scale, 3)
     stay = jnp.arange(30, dtype=jnp.int32).reshape(1, 5, 6).repeat(2, 0)
-    count = coverage(5, 6).repeat(scale, 0).repeat(scale, 1)
+    count = coverage(5, 6).repeat(scale, 0).repeat(scale, 1)[None]
     np.testing.assert_allclose(transfer(features, stay, scale) / count, features, rtol=1e-6)
 
 
