@@ -50,7 +50,16 @@ def get_config() -> ConfigDict:
             patch=160,
             warp=True,
             warp_range=(5.0, 20.0),
-            view=dict(shift=0.25, corners=0.05, whole_pixels=False),  # pairs made of photographs: see random_view
+            # Pairs made of photographs, see images.view_pair.
+            view=dict(shift=0.25, corners=0.05, whole_pixels=False, rotation=0.0, zoom=(1.0, 1.0)),
+            pairs="warp",  # what the correspondence net learns from; or view
+            # Augmentation for photographs in the wild, see data/augment.py; all of it is off here.
+            reference_shares=dict(
+                unrelated=0.0, none=0.0
+            ),  # samples with another photograph's reference, and with their own lr
+            light=dict(exposure=0.0, white_balance=0.0, contrast=0.0),  # of references
+            degradation=dict(share=0.0, blur=0.0, noise=0.0, jpeg=100),  # of low-resolution inputs
+            reference_degradation=dict(share=0.0, blur=0.0, noise=0.0, jpeg=100),
             skip_damaged=False,
             threads=16,
             prefetch=16,

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -105,6 +106,17 @@ def perspective_warp(
 
 
 def random_view(
+    image: np.ndarray, size: int, rng: np.random.Generator, **geometry: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two views of one photograph, each (size, size, 3): a crop, and a simulated second shot of the same scene.
+
+    See `view_pair` for the arguments; the second view is then relit.
+    """
+    hr, other, _ = view_pair(image, size, rng, **geometry)
+    return hr, relight(other, rng)
+
+
+def view_pair(
     image: np.ndarray,
     size: int,
     rng: np.random.Generator,
@@ -112,10 +124,14 @@ def random_view(
     shift: float = 0.25,
     corners: float = 0.03125,
     whole_pixels: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two views of one photograph, each (size, size, 3): a crop, and a simulated second shot of the same scene.
+    rotation: float = 0.0,
+    zoom: tuple[float, float] = (1.0, 1.0),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A crop of a photograph, another view of the same place, and the homography between them.
 
-    The second view is shifted, its corners are moved, and it is relit. The photograph is mirrored at its edges.
+    The second view is shifted, zoomed and rotated, and its corners are moved. The photograph is mirrored at its edges. The view
+    that shows the scene larger has the photograph's own pixels, and the other one is reduced: neither is enlarged, except by
+    the movement of the corners.
 
     Args:
       image: at least `size` pixels high and wide.
@@ -124,8 +140,19 @@ def random_view(
       shift: largest shift, as a fraction of `size`.
       corners: largest movement of each corner in x and in y, as a fraction of `size`: turns, zooms, changes the perspective.
       whole_pixels: shift by whole pixels of the low-resolution image, so that patch matching can find them exactly.
+      rotation: largest rotation, in degrees, in either direction.
+      zoom: smallest and largest scale of the second view relative to the first, as far as the photograph is large enough.
+
+    Returns:
+      Both views, (size, size, 3), and the homography (3, 3), which maps (x, y, 1) in pixels of the first to the second.
     """
-    h, w = image.shape[:2]
+    factor = np.exp(rng.uniform(*np.log(zoom))) if tuple(zoom) != (1.0, 1.0) else 1.0
+    shrunk = min(max(1.0, factor), min(image.shape[:2]) / size)
+    factor = min(factor, shrunk)
+    reduced = image
+    if shrunk > 1:
+        reduced = resize_bicubic(image, *(max(size, round(n / shrunk)) for n in image.shape[:2]))
+    h, w = reduced.shape[:2]
     top, left = rng.integers(0, h - size + 1), rng.integers(0, w - size + 1)
     reach = int(shift * size)
     if whole_pixels:
@@ -135,11 +162,25 @@ def random_view(
         moved = rng.uniform(-reach, reach, 2)
     box = np.array([[0, 0], [size, 0], [size, size], [0, size]], np.float32)
     quadrilateral = box + np.array([left, top]) + moved + rng.uniform(-1, 1, (4, 2)) * corners * size
+    centre = quadrilateral.mean(0)
+    if factor != 1:
+        quadrilateral = centre + (quadrilateral - centre) / factor
+    if rotation:
+        angle = np.radians(rng.uniform(-rotation, rotation))
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        quadrilateral = centre + (quadrilateral - centre) @ turn
+    # From pixels of `reduced`, whose grid has half-pixel centres, to those of `image`.
+    steps = np.array([image.shape[1] / w, image.shape[0] / h])
+    if shrunk > 1:
+        quadrilateral = (quadrilateral + 0.5) * steps - 0.5
     homography = cv2.getPerspectiveTransform(quadrilateral.astype(np.float32), box)
+    source = cv2.GaussianBlur(image, (0, 0), 0.5 * np.sqrt(factor**-2 - 1)) if factor < 1 else image  # against aliasing
     other = cv2.warpPerspective(
-        image, homography, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+        source, homography, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
     )
-    return image[top : top + size, left : left + size], relight(other, rng)
+    (sx, sy), (x, y) = steps, (np.array([left, top]) + 0.5) * steps - 0.5
+    to_image = np.array([[sx, 0, x], [0, sy, y], [0, 0, 1]])
+    return reduced[top : top + size, left : left + size], other, homography @ to_image
 
 
 def relight(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rrsr_jax import models
-from rrsr_jax.data import pipeline
+from rrsr_jax.data import transforms
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import correspondence as matching
 from rrsr_jax.evaluation.results import Results
@@ -43,7 +43,7 @@ def contrastive_terms(
       net: the correspondence net.
       params: its parameters.
       teacher: parameters of its teacher; None for a teacher. A student's first branch sees the upsampled `lr`, a teacher's `hr`.
-      batch: `lr`, `hr`, `warped` and `homography`, see `pipeline.WarpedPair`.
+      batch: `lr`, `hr`, `warped` and `homography`, see `transforms.WarpedPair`.
       weights: by term.
       axis_name: of the devices that share the batch, if any.
     """
@@ -76,7 +76,7 @@ class Teacher(Stage):
     SOURCES = ("teacher",)
     COMPLETE_WEIGHTS = ("correspondence",)
     NEEDS_MODEL = True
-    transforms = staticmethod(pipeline.warped_pairs)
+    transforms = staticmethod(transforms.warped_pairs)
 
     def __init__(self, config: ConfigDict, mesh: Mesh):
         """See `Stage`; also InputError for patches with too few correspondences."""

@@ -49,7 +49,9 @@ class Stage(abc.ABC):
 
     @staticmethod
     @abc.abstractmethod
-    def transforms(config: ConfigDict, has_references: bool) -> Sequence[grain.transforms.RandomMap]:
+    def transforms(
+        config: ConfigDict, examples: Sequence[Mapping[str, Any]], has_references: bool
+    ) -> Sequence[grain.transforms.RandomMap]:
         """From an example of a dataset to an element of a batch; `config` is the `data` part, see `pipeline.training_batches`."""
 
     @abc.abstractmethod

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rrsr_jax import models
 from rrsr_jax.console import log
-from rrsr_jax.data import pipeline
+from rrsr_jax.data import transforms
 from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import evaluate, report, results, super_resolution
@@ -39,7 +39,7 @@ class SuperResolution(Stage):
     SOURCES = ("student", "rec", "gan")
     COMPLETE_WEIGHTS = tuple(models.MODELS)
     NEEDS_MODEL = False
-    transforms = staticmethod(pipeline.reciprocal_pairs)
+    transforms = staticmethod(transforms.reciprocal_pairs)
 
     def __init__(self, config: ConfigDict, mesh: Mesh):
         """See `Stage`."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import matcher as matcher_configs
-from rrsr_jax.data import pipeline
+from rrsr_jax.data import pipeline, transforms
 from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.models.correspondence import CorrespondenceNet, correspondences
@@ -121,7 +121,7 @@ def test_distillation_vanishes_for_the_teacher_itself_and_only_there():
 
 
 def pairs(config):
-    return next(pipeline.training_batches(config.data, 2, 0, transforms=pipeline.warped_pairs))
+    return next(pipeline.training_batches(config.data, 2, 0, transforms=transforms.warped_pairs))
 
 
 def test_pairs_of_the_pipeline():
@@ -181,7 +181,7 @@ def test_training_improves_matching():
     mesh = steps.make_mesh(jax.devices()[:1])
     state = steps.place(steps.create_state(config, fresh(0)), mesh)
     step = matcher.make_matcher_step(NET, config, mesh)
-    batches = pipeline.training_batches(config.data, 2, 0, transforms=pipeline.warped_pairs)
+    batches = pipeline.training_batches(config.data, 2, 0, transforms=transforms.warped_pairs)
     history = []
     for _ in range(40):
         state, metrics = step(state, next(batches))

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrsr_jax.data import pipeline
+from rrsr_jax.data import pipeline, transforms
 from rrsr_jax.training import correspondence
 from rrsr_jax.training import step as steps
 from tests.helpers import ROOT, batch, gan_config, tiny_config, tiny_rrsr
@@ -56,7 +56,7 @@ def check_gan():
 def check_correspondence():
     """One of the four images has too few correspondences: its device then has nothing to average."""
     config, net = test_correspondence_stages.stage_config(), test_correspondence_stages.NET
-    images = next(pipeline.training_batches(config.data, 4, 0, transforms=pipeline.warped_pairs))
+    images = next(pipeline.training_batches(config.data, 4, 0, transforms=transforms.warped_pairs))
     images["homography"][2] = np.array([[1, 0, 70], [0, 1, 0], [0, 0, 1]])
     _, used = correspondence.correspondences(images["homography"], 80, 80)
     assert [bool(number >= 128) for number in used.sum((1, 2))] == [True, True, False, True]
