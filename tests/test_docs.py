@@ -276,7 +276,8 @@ def test_fields_exist():
 
 def test_fields_are_documented():
     """Each by its full name, or the name of a group whose members explain themselves."""
-    groups = ("loss", "learning_rates", "discriminator", "data.view")
+    data = ("view", "reference_shares", "light", "degradation", "reference_degradation")
+    groups = ("loss", "learning_rates", "discriminator", *(f"data.{part}" for part in data))
     documented = {code.removeprefix("config.") for text in PAGES.values() for code in inline_code(text)}
     for config in ("cufed5.py", "cufed5_gan.py", "matcher.py:teacher"):
         for field in config_files.fields(config_files.load(f"{ROOT}/configs/{config}")):
