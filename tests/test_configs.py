@@ -44,7 +44,9 @@ def shrunk(name):
         config.discriminator.update(features=(4, 4), head=4)
     # Models are evaluated elsewhere.
     config.eval.update(
-        references="lr_itself" if config.eval.references == "lr_itself" else "bicubic", border=0, exact=False
+        references="lr_itself" if config.eval.references == "lr_itself" else "bicubic",
+        border=0,
+        published_padding=False,
     )
     config.update(batch_size=1, steps=1, init_from="", init_gain=1.0, schedule="steps", decay_steps=())
     config.update(log_every=1, image_every=10, checkpoint_every=10)
@@ -80,10 +82,10 @@ def test_runs_for_a_step(name, tmp_path):
         train.train_and_evaluate(teacher, str(tmp_path / "teacher"))
         config.init_from = str(tmp_path / "teacher")
     results = train.train_and_evaluate(config, str(tmp_path / "run"))
-    columns = ["hr_hr", "lr_hr", "untrained_lr_hr", "random_lr_hr"]
+    references = ["hr_hr", "lr_hr", "untrained_lr_hr", "random_lr_hr"]
     if config.stage in ("rec", "gan"):
-        columns = list(dict.fromkeys(["bicubic", config.eval.references]))
-    assert list(results["embedded"]["columns"]) == columns
+        references = list(dict.fromkeys(["bicubic", config.eval.references]))
+    assert list(results["embedded"]["references"]) == references
     (record,) = lines(tmp_path / "run")
     for term, weight in config.loss.items():
         assert (f"train/{term}" in record) == bool(weight), term

@@ -73,7 +73,7 @@ def triplet(
         cells, target, used = _grid(*used.shape), target.reshape(-1, 2), used.ravel()
         own, at = first.reshape(-1, first.shape[-1]), second[target[:, 0], target[:, 1]]
         positive = 2 - 2 * (own * at).sum(-1)
-        far = _beyond(target, target, safe_radius) & used
+        far = _beyond(target, target, safe_radius) & used[None]
         in_second = jnp.where(far, 2 - 2 * own @ at.T, jnp.inf).min(1)
         in_first = jnp.where(_beyond(cells, cells, safe_radius), 2 - 2 * at @ own.T, jnp.inf).min(1)
         hinge = jnp.maximum(margin + positive - jnp.minimum(in_second, in_first), 0)
@@ -104,13 +104,14 @@ def distillation(
 
     def one(student, teacher, target, used):
         target, used = target.reshape(-1, 2), used.ravel()
+        columns = used[None]
 
         def log_softmax(first, second):
             correlation = first.reshape(-1, first.shape[-1]) @ second[target[:, 0], target[:, 1]].T
-            return jax.nn.log_softmax(jnp.where(used, correlation / temperature, -jnp.inf), where=used)
+            return jax.nn.log_softmax(jnp.where(columns, correlation / temperature, -jnp.inf), where=columns)
 
         p, q = log_softmax(*teacher), log_softmax(*student)
-        divergence = jnp.where(used, jnp.exp(p) * (p - q), 0).sum(1)
+        divergence = jnp.where(columns, jnp.exp(p) * (p - q), 0).sum(1)
         return jnp.where(used, divergence, 0).sum() / jnp.maximum(used.sum(), 1)
 
     return _mean_of_sufficient(jax.vmap(one)(student, teacher, target, used), used, fewest, axis_name)

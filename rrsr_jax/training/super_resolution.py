@@ -45,7 +45,10 @@ class SuperResolution(Stage):
         """See `Stage`."""
         super().__init__(config, mesh)
         self._step = make_train_step(self.model, config, mesh)
-        self._upscaler = evaluate.make_upscaler(self.model)
+
+    @functools.cached_property
+    def _upscaler(self) -> Callable[..., np.ndarray]:
+        return evaluate.make_upscaler(self.model)
 
     def build_model(self) -> nn.Module:
         """See `Stage`."""
