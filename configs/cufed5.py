@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
             match_tile=2**22,
             match_dtype="float32",  # of the products of the patch search; or bfloat16
             match_coarse=0,  # 4, say: approximate coarse-to-fine search
+            match_subpixel=False,  # refine matches between pixels; not in the paper
+            pre_offsets="patches",  # or smooth, not in the paper: for references that are scaled or rotated
             deform_conv="",  # xla or triton; empty: triton on a CUDA GPU, else xla
             dtype="float32",  # of the computation; or bfloat16, with float32 parameters
             remat="none",  # or blocks, fas: trade time for memory

@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of a run of stage rec or gan")
+    parser.add_argument(
+        "--workdir", required=True, type=pathlib.Path, help="folder of a run of a super-resolution model"
+    )
     parser.add_argument("--images", type=int, default=4, help="number of images of the test set (default: 4)")
     parser.add_argument("--lr", help="a low-resolution image, instead of the test set; needs --ref")
     parser.add_argument("--ref", help="the reference of --lr")
@@ -68,7 +70,7 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
     """Draws the figures that the options ask for.
 
     Args:
-      workdir: folder of a run of stage rec or gan.
+      workdir: folder of a run of a super-resolution model.
       out: folder for the figures.
       options: `images`, `lr`, `ref` and `set`, as on the command line.
 
@@ -76,12 +78,14 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
       InputError: a run without a checkpoint, or of a model without alignments; images that cannot be read; figures that cannot
         be written.
     """
-    stage = description(workdir)["stage"]
-    if stage not in ("rec", "gan"):
-        raise InputError(f"--workdir={workdir}: a run of stage rec or gan expected, got one of stage {stage}")
+    description(workdir)  # raises InputError here; within a config file it gives a traceback
     saved = f"{saved_config.__file__}:{workdir}"
     config_files.check_overrides(options.set, {saved: config_files.fields(config_files.load(saved))})
     config = config_files.load(saved, options.set)
+    if config.model.name not in models.MODELS:
+        raise InputError(
+            f"--workdir={workdir}: a run of a super-resolution model expected, got one of {config.model.name}"
+        )
     checkpoints = Checkpoints(workdir)
     log(f"restoring checkpoint {checkpoints.latest()}")
     params = eval_params(checkpoints.read_state())

@@ -30,6 +30,7 @@ from typing import TextIO
 
 import jax
 
+from rrsr_jax import models
 from rrsr_jax.console import StopRequest
 from rrsr_jax.errors import InputError
 from rrsr_jax.experiments import runs
@@ -159,7 +160,7 @@ def _share_time(
     """The runs with as many steps as fit into `minutes`; None if stopped while measuring."""
     path = workdir / "seconds_per_step.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    first = {run.name: run for run in reversed(planned) if run.config.stage in ("rec", "gan")}
+    first = {run.name: run for run in reversed(planned) if run.config.model.name in models.MODELS}
     for number, (name, run) in enumerate(reversed(first.items()), start=1):
         fields = json.loads(run.config.to_json())
         timed = {field: fields[field] for field in TIMED_FIELDS if field in fields}

@@ -18,9 +18,11 @@ from rrsr_jax.models.encoders import VGG, ContextEncoder
 from rrsr_jax.models.layers import conv3x3, leaky_relu, pixel_shuffle
 from rrsr_jax.models.pfas import FAS
 from rrsr_jax.models.resampling import bicubic_upsample
+from rrsr_jax.models.subpixel import smooth_pre_offsets, subpixel_shift
 
 REMAT = ("none", "blocks", "fas")
 DTYPES = ("float32", "bfloat16")
+PRE_OFFSETS = {"patches": matching.pre_offsets, "smooth": smooth_pre_offsets}
 
 
 class RRSR(nn.Module):
@@ -42,6 +44,9 @@ class RRSR(nn.Module):
       match_tile: see `match_patches`.
       match_dtype: of the products in matching; the correspondence network itself is float32.
       match_coarse: factor of the approximate search, see `match_patches_coarse_to_fine`; 0 for the exact one.
+      match_subpixel: whether matches are refined between pixels, see `subpixel_shift`; not in the paper.
+      pre_offsets: `patches` (the paper: each tap follows another of the patches that cover the pixel) or `smooth_pre_offsets`,
+        `smooth`.
       dtype: of the computation, `float32` or `bfloat16`. Parameters, matching, routing, offsets, masks and output are float32.
       deform_conv: implementation of the deformable convolution, see `kernels.modulated_deform_conv`; empty for the default.
       remat: what the backward pass computes again instead of storing: `none`, residual `blocks`, or whole `fas` blocks.
@@ -61,6 +66,8 @@ class RRSR(nn.Module):
     match_tile: int = 2**22
     match_dtype: str = "float32"
     match_coarse: int = 0
+    match_subpixel: bool = False
+    pre_offsets: str = "patches"
     dtype: str = "float32"
     remat: str = "none"
     deform_conv: str = ""
@@ -71,7 +78,7 @@ class RRSR(nn.Module):
         per_scale = [
             count * (3 + 1 + 2 * blocks) + 2 for count, blocks in zip(self.alignments, self.blocks, strict=True)
         ]  # a FAS block: offset branch, selection, residual blocks; then the convolutions before the next scale
-        search = 8  # upsampling, descriptors, patches
+        search = 8 + (self.pre_offsets == "smooth")  # upsampling, descriptors, patches
         return (
             1
             + 2 * self.context_blocks
@@ -115,7 +122,7 @@ class RRSR(nn.Module):
         x = ContextEncoder(self.features, self.context_blocks, dtype, name="context_encoder")(lr)
         fas = nn.remat(FAS) if self.remat == "fas" else FAS
         for k, scale in enumerate(SCALES):
-            pre_offset = matching.pre_offsets(flow, scale)
+            pre_offset = PRE_OFFSETS[self.pre_offsets](flow, scale)
             self.sow("intermediates", f"pre_offset_{scale}x", pre_offset)
             ref_scale = _canvas([features[f"relu{len(SCALES) - k}_1"] for features in ref_features], scale, refs)
             valid_scale = None if valid is None else valid * scale
@@ -140,7 +147,7 @@ class RRSR(nn.Module):
         return x + jax.image.resize(lr, (n, h * SCALE_FACTOR, w * SCALE_FACTOR, 3), "linear")
 
     def _check_fields(self):
-        choices = {"remat": REMAT, "dtype": DTYPES, "match_dtype": DTYPES}
+        choices = {"pre_offsets": tuple(PRE_OFFSETS), "remat": REMAT, "dtype": DTYPES, "match_dtype": DTYPES}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: one of {', '.join(known)} expected, got {getattr(self, name)!r}")
@@ -161,6 +168,11 @@ class RRSR(nn.Module):
         )
         widths = jnp.array([features.shape[2] for features in features_refs])
         flow = matching.flow_from_match(index, widths[which], jnp.array(_tops(refs))[which])
+        if self.match_subpixel:
+            for number, features in enumerate(features_refs):
+                shift = subpixel_shift(features_in, features, index)
+                shift = jnp.where((which == number)[..., None], shift, 0)
+                flow += jnp.pad(shift, ((0, 0), (0, matching.PATCH - 1), (0, matching.PATCH - 1), (0, 0)))
         for name, value in dict(match_reference=which, match_index=index, match_score=score, flow=flow).items():
             self.sow("intermediates", name, value)
         return flow

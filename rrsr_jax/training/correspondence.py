@@ -101,7 +101,7 @@ class Teacher(Stage):
         """See `Stage`; the parameters come from `config.init_from`, or are those of `fresh_params`."""
         source = read_source(self.config, self.SOURCES)
         params = fresh_params(self.model, self.config)
-        return create_state(self.config, fitted(self.config, params, source.state.generator) if source else params)
+        return create_state(self.config, fitted(self.config, params, source.generator) if source else params)
 
     def step(self, number: int) -> Step:
         """See `Stage`."""
@@ -152,8 +152,8 @@ class Student(Teacher):
         params = fresh_params(self.model, self.config)
         teacher = None
         if source:
-            params = fitted(self.config, params, source.state.generator)
-            teacher = source.state.frozen.get("teacher")
+            params = fitted(self.config, params, source.generator)
+            teacher = source.frozen.get("teacher")
         return create_state(self.config, params, frozen={"teacher": teacher or jax.tree.map(jnp.copy, params)})
 
 

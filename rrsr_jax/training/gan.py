@@ -82,8 +82,8 @@ def gan_parts(config: ConfigDict) -> dict[str, Any]:
             loaded = {"discriminator": loaded["params"], "statistics": loaded["batch_stats"]}
             check_shapes(f"{path} (config.weights.discriminator) and config.discriminator", shapes, flat_shapes(loaded))
             parts |= loaded
-        elif source and source.state.discriminator:
-            found = {"discriminator": source.state.discriminator, "statistics": source.state.statistics}
+        elif source and source.discriminator:
+            found = {"discriminator": source.discriminator, "statistics": source.statistics}
             parts |= fitted(config, {name: parts[name] for name in found}, found)
     if config.loss.perceptual:
         if not config.weights.vgg:

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,18 +22,6 @@ MODULES = tuple(kind.module for kind in weights.KINDS if kind.module)
 _KINDS = {kind.setting: kind for kind in weights.KINDS}  # by the names that `config.weights` has
 
 
-class Source(NamedTuple):
-    """The run that `config.init_from` names.
-
-    Attributes:
-      state: its newest intact checkpoint, NumPy arrays.
-      stage: the stage that it trains.
-    """
-
-    state: TrainState
-    stage: str
-
-
 def initialise(init: Callable[[jax.Array], dict[str, Any]], seed: int) -> dict[str, Any]:
     """`init(key)`, compiled."""
     # Selecting inside drops the forward pass, and with it most of the compilation. On a CPU, where compiling takes longest,
@@ -48,8 +36,8 @@ def initialise_model(model: nn.Module, key: jax.Array) -> dict[str, Any]:
     return dict(model.init(key, image, image)["params"])
 
 
-def read_source(config: ConfigDict, stages: Sequence[str]) -> Source | None:
-    """The run that `config.init_from` names; None if it names none.
+def read_source(config: ConfigDict, stages: Sequence[str]) -> TrainState | None:
+    """The newest intact state of the run that `config.init_from` names, NumPy arrays; None if it names none.
 
     Args:
       config: of the run that starts.
@@ -73,7 +61,7 @@ def read_source(config: ConfigDict, stages: Sequence[str]) -> Source | None:
             f"from, got one of stage {stage}"
         )
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return Source(checkpoints.read_state(), stage)
+        return checkpoints.read_state()
 
 
 def fitted(config: ConfigDict, params: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,8 +109,8 @@ def model_params(model: nn.Module, config: ConfigDict, sources: Sequence[str]) -
     """
     source = read_source(config, sources)
     params = scale_kernels(initialise(functools.partial(initialise_model, model), config.seed), config.init_gain)
-    if source and source.stage != "student":
-        return fitted(config, params, source.state.generator)
+    if source and "branch_lr" not in source.generator:  # not a correspondence net
+        return fitted(config, params, source.generator)
     if "correspondence" in params and not config.weights.correspondence:
         params["correspondence"] = untrained(params["correspondence"])
     for part, path in config.weights.items():
@@ -121,5 +121,5 @@ def model_params(model: nn.Module, config: ConfigDict, sources: Sequence[str]) -
     if source:
         if "correspondence" not in params:
             raise InputError(f"config.init_from={config.init_from}: {config.model.name} has no correspondence net")
-        params["correspondence"] = fitted(config, params["correspondence"], source.state.generator)
+        params["correspondence"] = fitted(config, params["correspondence"], source.generator)
     return params

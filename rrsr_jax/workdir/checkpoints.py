@@ -36,7 +36,14 @@ _FREE_RUN = ("steps", "log_every", "image_every", "checkpoint_every", "keep_chec
 _FREE = (*_FREE_RUN, "weights", "init_from", "eval")
 _FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
 SAME_RESULT = ("deform_conv", "match_tile", "remat")  # fields of a model: where and when it computes, not what
-_FREE_MODEL = (*SAME_RESULT, "dtype", "match_coarse", "match_dtype")  # how exactly; parameters are the same
+_FREE_MODEL = (
+    *SAME_RESULT,
+    "dtype",
+    "match_coarse",
+    "match_dtype",
+    "match_subpixel",
+    "pre_offsets",
+)  # how exactly; parameters are the same
 
 _UNFINISHED = ".orbax-checkpoint-tmp*"  # after the step, in the name of a folder that is being written
 

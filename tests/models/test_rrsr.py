@@ -338,6 +338,7 @@ def test_other_searches_reach_the_model(tiny_params):
     ("fields", "message"),
     [
         (dict(remat="all"), "remat: one of none, blocks, fas expected, got 'all'"),
+        (dict(pre_offsets="taps"), "pre_offsets: one of patches, smooth expected, got 'taps'"),
         (dict(dtype="float16"), "dtype: one of float32, bfloat16 expected, got 'float16'"),
         (dict(match_dtype="int8"), "match_dtype: one of float32, bfloat16 expected, got 'int8'"),
         (dict(match_coarse=1), "match_coarse: 0 .exact. or a factor of at least 2 expected, got 1"),
