@@ -13,7 +13,6 @@ import functools
 import importlib.util
 import json
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from PIL import Image
 
 from kernels.bench import Timed, in_turns, timed
 from rrsr_jax import SCALE_FACTOR, config_files, models
+from rrsr_jax.console import exit_on_error
 from rrsr_jax.data import datasets, pipeline, prepare
 from rrsr_jax.data.images import random_view
 from rrsr_jax.errors import InputError
@@ -219,12 +219,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", help="a config of stage rec, FILE or FILE:ROW, instead of RRSR's published one")
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args(argv)
-    try:
+    with exit_on_error():
         config = config_files.load(options.config) if options.config else published_config()
         measure(config, options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def measure(config: ConfigDict, options: argparse.Namespace) -> None:

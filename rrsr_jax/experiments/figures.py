@@ -14,7 +14,6 @@ import csv
 import functools
 import io
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from absl import logging
 from PIL import Image
 
 from rrsr_jax import SCALE_FACTOR, config_files, models
-from rrsr_jax.console import log
+from rrsr_jax.console import exit_on_error, log
 from rrsr_jax.data.images import downscale, read_image, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import drawing, protocols
@@ -59,11 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
-    try:
+    with exit_on_error():
         draw_figures(options.workdir, options.out or options.workdir / "figures", options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Namespace) -> None:

@@ -31,7 +31,7 @@ from typing import TextIO
 import jax
 
 from rrsr_jax import models
-from rrsr_jax.console import StopRequest
+from rrsr_jax.console import StopRequest, exit_on_error
 from rrsr_jax.errors import InputError
 from rrsr_jax.experiments import runs
 from rrsr_jax.experiments.comparison import collect, markdown
@@ -60,11 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="of training for each run, instead of its config's steps")
     options = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # the accelerator belongs to the runs
-    try:
+    with exit_on_error():
         failed = run_list(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     if failed:
         print(f"error: {len(failed)} run(s) failed, see above: {', '.join(map(str, failed))}", file=sys.stderr)
         sys.exit(1)

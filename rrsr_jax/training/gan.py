@@ -56,18 +56,20 @@ class Gan(SuperResolution):
 
     def initial_state(self) -> TrainState:
         """See `Stage`; the discriminator's parameters are those of `gan_parts`."""
-        return create_state(self.config, model_params(self.model, self.config, self.SOURCES), **gan_parts(self.config))
+        source = read_source(self.config, self.SOURCES)
+        params = model_params(self.model, self.config, source)
+        return create_state(self.config, params, **gan_parts(self.config, source))
 
     def step(self, number: int) -> Step:
         """The step of the -rec stage before `config.pixel_steps`, then the full one; see `make_gan_step`."""
         return self._full_step if number >= self.config.pixel_steps else self._pixel_step
 
 
-def gan_parts(config: ConfigDict) -> dict[str, Any]:
+def gan_parts(config: ConfigDict, source: TrainState | None = None) -> dict[str, Any]:
     """What the GAN stage has besides the generator, as far as the loss needs it: fields of `TrainState` by name.
 
-    The discriminator comes from `config.init_from` if that is a GAN run, else from `config.weights.discriminator`, else it is
-    random. VGG-19 comes from `config.weights.vgg`.
+    The discriminator comes from the first of these that is there: `config.weights.discriminator`; `source`, see `read_source`, if
+    that is a GAN run; random numbers. VGG-19 comes from `config.weights.vgg`.
 
     Raises:
       InputError: a perceptual loss without VGG-19, or files that do not fit.
@@ -75,7 +77,6 @@ def gan_parts(config: ConfigDict) -> dict[str, Any]:
     parts: dict[str, Any] = {"frozen": {}}
     if config.loss.adversarial:
         parts |= initialise(functools.partial(_random_discriminator, config), config.seed)
-        source = read_source(config, SuperResolution.SOURCES)
         shapes = flat_shapes({name: parts[name] for name in ("discriminator", "statistics")})
         if path := config.weights.discriminator:
             loaded = weight_files.load("discriminator", path)

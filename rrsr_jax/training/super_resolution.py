@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -60,7 +60,7 @@ class SuperResolution(Stage):
 
     def initial_state(self) -> TrainState:
         """See `Stage`; the parameters are those of `model_params`."""
-        return create_state(self.config, model_params(self.model, self.config, self.SOURCES))
+        return create_state(self.config, model_params(self.model, self.config, read_source(self.config, self.SOURCES)))
 
     def step(self, number: int) -> Step:
         """See `Stage`."""
@@ -93,7 +93,7 @@ class SuperResolution(Stage):
         return {"train/bicubic_ref_sr_hr": np.concatenate([upscale(lr), ref, sr, hr], axis=1)}
 
 
-def model_params(model: nn.Module, config: ConfigDict, sources: Sequence[str]) -> dict[str, Any]:
+def model_params(model: nn.Module, config: ConfigDict, source: TrainState | None) -> dict[str, Any]:
     """Parameters of a super-resolution model to start from.
 
     They are random; then the parts that `config.weights` names are replaced; then those that the run `config.init_from` has:
@@ -102,12 +102,11 @@ def model_params(model: nn.Module, config: ConfigDict, sources: Sequence[str]) -
     Args:
       model: the network.
       config: of the run.
-      sources: stages of the runs that it can start from.
+      source: of `read_source`.
 
     Raises:
-      InputError: files or a run that are not there or do not fit.
+      InputError: files that are not there, or files or a run that do not fit.
     """
-    source = read_source(config, sources)
     params = scale_kernels(initialise(functools.partial(initialise_model, model), config.seed), config.init_gain)
     if source and "branch_lr" not in source.generator:  # not a correspondence net
         return fitted(config, params, source.generator)

@@ -62,6 +62,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
             claim_workdir(folder, config)
         progress = Progress(folder, int(state.step), config.steps, config.batch_size)
         stack.enter_context(contextlib.closing(progress))
+        profiler = Profiler(folder / "profile", int(state.step), config.profile_steps)
+        stack.enter_context(contextlib.closing(profiler))
 
         def evaluate_at(state: TrainState) -> Results | None:
             found = _evaluate(stage, folder, eval_params(state), int(state.step), stop)
@@ -69,7 +71,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
                 progress.write_evaluation(int(state.step), results.flat(found))
             return found
 
-        state = _train(state, batches, stage, checkpoints, stop, progress, folder, evaluate_at)
+        state = _train(state, batches, stage, checkpoints, stop, progress, profiler, evaluate_at)
         if int(state.step) < config.steps:
             log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
             return None
@@ -205,13 +207,17 @@ def _train(
     checkpoints: Checkpoints,
     stop: StopRequest,
     progress: Progress,
-    workdir: pathlib.Path,
+    profiler: Profiler,
     evaluate_at: Callable[[TrainState], Results | None],
 ) -> TrainState:
     """The loop, until `config.steps` or a request to stop. Metrics are fetched at log steps only, see `_FiniteCheck`."""
     config, step, skipped = stage.config, int(state.step), 0
     check, compiled = _FiniteCheck(parameter_names(state), checkpoints), set()
-    profiler = Profiler(workdir / "profile", step, config.profile_steps)
+
+    def paused() -> contextlib.AbstractContextManager[None]:
+        """For all that is no step: waits for the last one and checks it; what follows is not timed."""
+        check.settle()
+        return progress.paused()
 
     def save() -> None:
         check.settle()
@@ -222,7 +228,7 @@ def _train(
     vote = True
     while step < config.steps and not stop.requested(vote):
         if config.eval.every and step and step % config.eval.every == 0 and step not in progress.evaluated:
-            with progress.paused():
+            with paused():
                 save()  # an evaluation may take long, and fail
                 evaluate_at(state)
             continue
@@ -236,7 +242,7 @@ def _train(
         if counted := update in compiled:
             state, metrics = update(state, batch)
         else:  # neither the compilation nor this step is timed
-            with progress.paused():
+            with paused():
                 state, metrics = jax.block_until_ready(update(state, batch))
             compiled.add(update)
         step += 1
@@ -249,15 +255,12 @@ def _train(
             progress.write(step, to_log(metrics) | ({"skipped": skipped} if skipped else {}))
         profiler.stepped(step, state)
         if step % config.image_every == 0 and jax.process_index() == 0:
-            check.settle()
-            with progress.paused():
+            with paused():
                 for name, image in stage.pictures(on_one_device(eval_params(state)), batch).items():
                     progress.image(name, image, step)
         if step % config.checkpoint_every == 0 or step == config.steps:
-            check.settle()
-            with progress.paused():
+            with paused():
                 save()
-    check.settle()
     profiler.close()
     if step < config.steps:
         log("stop requested: saving")

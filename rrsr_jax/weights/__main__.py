@@ -10,13 +10,12 @@ checkpoint in the workdir of a run, to a PyTorch-layout file.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import jax
 from absl import logging
 
-from rrsr_jax.errors import InputError
+from rrsr_jax.console import exit_on_error
 from rrsr_jax.weights import KINDS, export_weights, import_weights
 from rrsr_jax.weights.download import fetch, sha256
 from rrsr_jax.weights.kinds import find
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # leaves the accelerator to running experiments
     logging.set_verbosity(logging.ERROR)  # Orbax is verbose
-    try:
+    with exit_on_error(interrupted="the .part file of a download is kept, and the same command resumes it"):
         if options.command == "fetch":
             kind = find(options.name)
             file = fetch(options.url or kind.url, options.out, options.sha256)
@@ -40,12 +39,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             import_weights(options.kind, options.source, options.out)
         else:
             export_weights(options.kind, options.source, options.out, options.overwrite)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the .part file of a download is kept, and the same command resumes it", file=sys.stderr)
-        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:

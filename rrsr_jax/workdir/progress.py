@@ -47,6 +47,7 @@ class Progress:
         self._seconds: float = 0.0
         self._since: float | None = None  # the clock starts after the first step
         self._counted = 0
+        self._recorded = (0.0, 0)  # seconds and steps at the last record
         self._active = jax.process_index() == 0
         # Without what will come again: after the last checkpoint, and the evaluation in the end.
         kept = [r for r in read_records(workdir) if r["step"] <= first_step and (r["step"] < steps or is_training(r))]
@@ -85,12 +86,16 @@ class Progress:
             return
         record = {f"train/{k}": round(float(v), 7) for k, v in metrics.items()}
         speed, eta = "", ""
-        if self._counted:
-            each = self._elapsed() / self._counted
-            seconds = round((self._steps - step) * each)
+        elapsed, (seconds_before, steps_before) = self._elapsed(), self._recorded
+        if (
+            self._counted > steps_before
+        ):  # the time of the steps since the last record; the rest at the mean of all steps
+            each = (elapsed - seconds_before) / (self._counted - steps_before)
+            seconds = round((self._steps - step) * elapsed / self._counted)
             record |= {"seconds_per_step": round(each, 7), "images_per_second": round(self._batch_size / each, 3)}
             record["eta_seconds"] = seconds
             speed, eta = f"  {self._batch_size / each:.3g} images/s", f"  ETA {seconds // 60}:{seconds % 60:02d}"
+        self._recorded = elapsed, self._counted
         record["memory_gib"] = round(_memory_bytes() / 2**30, 2)
         self._record(step, record)
         shown = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())

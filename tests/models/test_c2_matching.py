@@ -84,6 +84,6 @@ def test_weights_that_a_config_names(monkeypatch, held):
     monkeypatch.setattr(weights, "load", lambda kind, path: {("c2_matching", "c2.pth"): saved}[kind, path])
     config = tiny_config()
     config.weights = ConfigDict(dict(vgg="", correspondence="", c2_matching="c2.pth"))
-    loaded = model_params(model, config, ())
+    loaded = model_params(model, config, None)
     jax.tree.map(np.testing.assert_array_equal, {k: loaded[k] for k in saved}, saved)
     assert all((a != 7).all() for k in without for a in jax.tree.leaves(loaded[k]))

@@ -57,7 +57,7 @@ def test_metrics_and_pictures_come_to_both_files(tmp_path):
 
 
 def test_only_steps_are_timed(tmp_path, monkeypatch):
-    """Two seconds a step; compilation, evaluation and saving take others."""
+    """Two seconds a step, then four; compilation, evaluation and saving take others."""
     now = 100.0
     monkeypatch.setattr(progress_module.time, "perf_counter", lambda: now)
     progress = Progress(tmp_path, 0, 10, 4)
@@ -71,10 +71,16 @@ def test_only_steps_are_timed(tmp_path, monkeypatch):
         with progress.paused():
             now += 30
     progress.write(3, {"loss": 1.0})
+    for step in (4, 5):
+        now += 4
+        progress.stepped(step)
+    progress.write(5, {"loss": 1.0})
     progress.close()
-    first, last = read_records(tmp_path)
+    first, last, slower = read_records(tmp_path)
     assert not {"seconds_per_step", "images_per_second", "eta_seconds"} & set(first)
     assert (last["seconds_per_step"], last["images_per_second"], last["eta_seconds"]) == (2.0, 2.0, 14)
+    # Of the steps since the record before; the remaining time by the mean of all steps, 3 s.
+    assert (slower["seconds_per_step"], slower["images_per_second"], slower["eta_seconds"]) == (4.0, 1.0, 15)
 
 
 def test_a_profile_of_some_steps(tmp_path):
