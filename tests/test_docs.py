@@ -94,6 +94,9 @@ RUN_BY = {
     f"{WEIGHTS} export --kind=rrsr --source=runs/cufed5 --out=rrsr.safetensors": (
         "tests/weights/test_weights.py::test_export_of_a_run"
     ),
+    f"{WEIGHTS} pack --run=runs/photos --card=CARD.md --out=weights/photos": (
+        "tests/weights/test_released.py::test_command"
+    ),
     f"{TABLE} --configs configs/chain.py --workdir=runs/chain": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py --workdir=runs/table2 --seeds=2 {LIST_WEIGHTS}": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py:masa configs/table2.py:masa_rtrr --workdir=runs/masa": (LISTS, CONFIGS),
