@@ -28,6 +28,7 @@ from jax import export
 
 from rrsr_jax.console import exit_on_error
 from rrsr_jax.errors import InputError
+from rrsr_jax.weights import released
 from rrsr_jax.workdir.files import write_atomically
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -54,8 +55,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--size and --ref-size: both or none expected, got one")
     with exit_on_error(interrupted=f"{options.out} is unchanged"):
         _check_target(options.out, options.force)
-        from rrsr_jax.weights import released  # after the quick checks
-
         loaded = released.load(options.weights)
         sizes = None if options.size is None else (options.size, options.ref_size)
         exported = export_network(

@@ -1,14 +1,19 @@
 """An exported network runs without this project, for images of any size, and is the same function."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
+from flax import traverse_util
 
 from rrsr_jax import export, models
 from rrsr_jax.errors import InputError
-from tests.helpers import get_config, random_params, tiny_rrsr
+from tests.helpers import get_config, largest_file, random_params, tiny_rrsr
 
 SIZES = (((17, 20), (67, 90)), ((24, 16), (64, 65)))
 # Runs where nothing of the project can be imported: JAX and NumPy alone.
@@ -54,16 +59,71 @@ def test_the_file_needs_jax_and_numpy_only_and_takes_images_of_any_size(model, t
     exported = export.export_network(model, params)
     assert exported.platforms == ("cpu", "cuda", "tpu")
     for (lr, ref), sr in zip(images, run_elsewhere(exported.serialize(vjp_order=0), images, tmp_path), strict=True):
-        expected = model.apply({"params": params}, lr[None], ref[None])[0]
+        expected = jax.jit(model.apply)({"params": params}, lr[None], ref[None])[0]
         np.testing.assert_allclose(sr, expected, rtol=0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def weights(model, tmp_path_factory):
+    """A folder of weights, as they ship."""
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    folder.mkdir()
+    flat = traverse_util.flatten_dict(random_params(model), sep=".")
+    safetensors.numpy.save_file({k: v.astype(np.float16) for k, v in flat.items()}, folder / "model.safetensors")
+    config = get_config("demo").model.to_dict() | {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        if field.name not in ("parent", "name")
+    }
+    (folder / "config.json").write_text(json.dumps({"model": config}))
+    return folder
+
+
+def test_command(weights, tmp_path, capsys):
+    out = tmp_path / "tiny.jaxexport"
+    command = ["--weights", str(weights), "--out", str(out), "--dtype", "uint8", "--platforms", "cpu"]
+    export.main(command)
+    said = capsys.readouterr().out
+    assert "tiny.jaxexport: tiny, lr uint8[h,w,3], ref uint8[H,W,3] -> sr uint8[4*h,4*w,3], for cpu" in said
+    assert jax.export.deserialize(bytearray(out.read_bytes())).out_avals[0].dtype == np.uint8
+    assert list(tmp_path.iterdir()) == [out]
+
+    written = out.read_bytes()
+    with largest_file(100), pytest.raises(SystemExit) as ended:  # a full disk
+        export.main([*command, "--force", "--size", "16x16", "--ref-size", "64x64"])
+    assert ended.value.code == 2
+    assert list(tmp_path.iterdir()) == [out]
+    assert out.read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--out", "there"], "there exists; add --force"),
+        (["--out", "."], "a file expected, got the folder"),
+        (["--out", "no/where"], "no folder no; make it first"),
+        (["--out", "new", "--weights", "nowhere"], "weights 'nowhere': there is no folder nowhere"),
+        (["--out", "new", "--size", "16x16"], "--size and --ref-size: both or none expected"),
+        (["--out", "new", "--size", "16", "--ref-size", "64x64"], "as in 128x96, got '16'"),
+    ],
+)
+def test_bad_input(arguments, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").write_text("kept")
+    with pytest.raises(SystemExit) as ended:
+        export.main(arguments)
+    assert ended.value.code == 2
+    assert expected in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there").read_text() == "kept"
+
+
 def test_bytes_in_and_bytes_out(model):
-    """Of one size."""
+    """For one pair of sizes."""
     params, ((lr, ref),) = random_params(model), pairs(SIZES[:1], "uint8")
     exported = export.export_network(model, params, sizes=SIZES[0], dtype="uint8", platforms=["cpu"])
     assert export.signature(exported) == "lr uint8[17,20,3], ref uint8[67,90,3] -> sr uint8[68,80,3]"
-    sr = model.apply({"params": params}, *((x[None] / 255).astype(np.float32) for x in (lr, ref)))[0]
+    sr = jax.jit(model.apply)({"params": params}, *((x[None] / 255).astype(np.float32) for x in (lr, ref)))[0]
     expected = np.round(np.clip(sr, 0, 1) * 255)
     got = np.asarray(exported.call(lr, ref))
     assert got.dtype == np.uint8
