@@ -31,7 +31,6 @@ from rrsr_jax.console import exit_on_error, log
 from rrsr_jax.data.images import upscale
 from rrsr_jax.errors import InputError
 
-KEPT_SECONDS = 3600
 THUMBNAIL = 160  # pixels of the longer side
 PREVIEW = 2400  # pixels of the longer side in the comparison; the download has them all
 # The browser itself refuses what is not from this address. Gradio needs inline scripts and styles.
@@ -39,7 +38,6 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; worker-src 'self' blob:"
 )
-HEAD = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
 CSS = (pathlib.Path(__file__).parent / "web.css").read_text()
 
 
@@ -123,10 +121,13 @@ def upscaling(weights: str) -> tuple[Read, Job]:
         picture, others = read_picture(photo), [read_picture(path) for path in references]
         upscaled = upscaler.upscale(picture.rgb, [other.rgb for other in others])
         file = folder / f"{photo.stem}_x{SCALE_FACTOR}.png"
-        write_picture(file, dataclasses.replace(picture, rgb=upscaled.rgb))
-        notes = [*picture.notes, *(note for other in others for note in other.notes)]
-        used = upscaled.used if others else ()
-        return Result(upscale(_to_bytes(picture.rgb)), _to_bytes(upscaled.rgb), used, file, notes)
+        alpha = picture.alpha
+        if alpha is not None:
+            alpha = np.asarray(Image.fromarray(alpha).resize(upscaled.rgb.shape[1::-1])).clip(0, 1)
+        write_picture(file, dataclasses.replace(picture, rgb=upscaled.rgb, alpha=alpha))
+        notes = [note for one in (picture, *others) for note in one.notes]
+        before, after = upscale(_to_bytes(picture.rgb)), _to_bytes(upscaled.rgb)
+        return Result(before, after, upscaled.used if others else (), file, notes)
 
     return read, job
 
@@ -181,7 +182,7 @@ def build_page(read: Read, job: Job, limits: Limits) -> Any:
         except InputError as error:
             yield message(error, photo, *paths), gr.ImageSlider(visible=False), gr.DownloadButton(visible=False)
 
-    with gr.Blocks(title="Sharper photos", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS)) as page:
+    with gr.Blocks(title="Sharper photos", analytics_enabled=False, delete_cache=(60, 3600)) as page:
         gr.HTML(
             "<h1>Two photos in, a sharp one out</h1><p>Drop a small photo and, if you have them, sharp photos of the same "
             f"place. You get the small photo at {SCALE_FACTOR} times its width and height.</p>",
@@ -258,7 +259,7 @@ def serve(page: Any, limits: Limits, host: str, port: int, *, block: bool = True
             max_file_size=limits.megabytes * 1_000_000,
             theme=gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=["system-ui", "sans-serif"]),
             css=CSS,
-            head=HEAD,
+            head=f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         )
     except OSError as error:
         raise InputError(f"{host}:{port} cannot be served ({error}); choose another --port or --host") from error
