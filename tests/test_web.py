@@ -1,6 +1,5 @@
 """The page: what it says, and its use in a browser, without a request to anywhere but the page's own address."""
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -176,20 +175,11 @@ def test_the_command_serves_this_computer_with_the_limits_that_it_is_given(monke
     assert got == {"page": ("mine", limits), "host": "127.0.0.1", "port": 7860}
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    rgb: np.ndarray
-    alpha: np.ndarray | None
-    notes: tuple[str, ...]
-
-
 def test_a_job_reads_upscales_and_writes(tmp_path, monkeypatch):
-    """With stand-ins for the reader, the writer and the network."""
-    written = {}
-
-    def read_picture(path):
-        value = 0.25 if path.stem == "photo" else 0.5
-        return Picture(np.full((6, 8, 3), value, np.float32), np.ones((6, 8), np.float32), (f"note of {path.stem}",))
+    """With a stand-in for the network."""
+    transparent, dark = np.full((6, 8, 4), 64, np.uint8), np.full((9, 7), 128, np.uint8)
+    write(tmp_path, {"photo.png": transparent, "ref.png": dark})
+    photo, ref = tmp_path / "photo.png", tmp_path / "ref.png"
 
     class Upscaler:
         def __init__(self, weights):
@@ -197,25 +187,19 @@ def test_a_job_reads_upscales_and_writes(tmp_path, monkeypatch):
 
         def upscale(self, rgb, references):
             sr = rgb.repeat(4, 0).repeat(4, 1) + sum(float(ref.max()) for ref in references)
-            return types.SimpleNamespace(rgb=sr, used=[0.5] if references else [1.0])
+            return types.SimpleNamespace(rgb=sr.astype(np.float32), used=[0.5] if references else [1.0])
 
-    pictures = types.SimpleNamespace(read_picture=read_picture, write_picture=written.__setitem__)
-    monkeypatch.setitem(sys.modules, "rrsr_jax.data.pictures", pictures)
     monkeypatch.setitem(sys.modules, "rrsr_jax.inference.upscaler", types.SimpleNamespace(Upscaler=Upscaler))
     read, job = web.upscaling("mine")
-    assert read(pathlib.Path("photo.png")).dtype == np.uint8
-    result = job(pathlib.Path("photo.jpg"), [pathlib.Path("ref.png")], tmp_path)
-    assert (result.file, result.used, result.notes) == (
-        tmp_path / "photo_x4.png",
-        [0.5],
-        ["note of photo", "note of ref"],
-    )
+    np.testing.assert_array_equal(read(photo), transparent[..., :3])
+    result = job(photo, [ref], tmp_path)
+    assert (result.file, result.used) == (tmp_path / "photo_x4.png", [0.5])
+    assert [note for note in result.notes if "grey" in note or "transparen" in note or "alpha" in note] == result.notes
     np.testing.assert_array_equal(result.before, np.full((24, 32, 3), 64))
-    np.testing.assert_array_equal(result.after, np.full((24, 32, 3), 191))
-    picture = written[result.file]
-    assert picture.rgb.shape == (24, 32, 3)
-    assert picture.alpha.shape == (24, 32)
-    assert job(pathlib.Path("photo.jpg"), [], tmp_path).used == ()
+    np.testing.assert_array_equal(result.after, np.full((24, 32, 3), 192))
+    with Image.open(result.file) as written:
+        np.testing.assert_array_equal(np.asarray(written), np.full((24, 32, 4), (192, 192, 192, 64)))
+    assert job(photo, [], tmp_path / "..").used == ()
 
 
 def test_too_much_is_refused(tmp_path):
