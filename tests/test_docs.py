@@ -58,6 +58,12 @@ RUN_BY = {
     f"{INSTALL} .[test] && .venv/bin/python -m pytest -n 2 --dist loadfile": CI,
     f"{INSTALL} .[test]": CI,
     "pip install -e .[torch]": CI,
+    "pip install -e .[web]": CI,
+    "python -m rrsr_jax.web": "tests/test_web.py::test_the_command_serves_this_computer_with_the_limits_that_it_is_given",
+    "python -m rrsr_jax.export --weights photo --out photo.jaxexport": "tests/test_export.py::test_command",
+    "python -m rrsr_jax.export --weights photo --out photo_128.jaxexport --dtype uint8 --size 128x128 --ref-size 512x512": (
+        "tests/test_export.py::test_command"
+    ),
     "source .venv/bin/activate": CI,
     "python -m pytest -n 2 --dist loadfile": CI,
     "ruff check .": CI,
@@ -93,6 +99,9 @@ RUN_BY = {
     f"{WEIGHTS} export --kind=vgg19 --source=weights/vgg19 --out=vgg19.safetensors --overwrite": IMPORT_AND_EXPORT,
     f"{WEIGHTS} export --kind=rrsr --source=runs/cufed5 --out=rrsr.safetensors": (
         "tests/weights/test_weights.py::test_export_of_a_run"
+    ),
+    f"{WEIGHTS} pack --run=runs/photos --card=CARD.md --out=weights/photos": (
+        "tests/weights/test_released.py::test_command"
     ),
     f"{TABLE} --configs configs/chain.py --workdir=runs/chain": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py --workdir=runs/table2 --seeds=2 {LIST_WEIGHTS}": (LISTS, CONFIGS),
@@ -308,7 +317,7 @@ def test_the_readme_is_short_and_leads_to_every_page():
 
 def test_files_that_are_named_exist():
     """Inline code with a folder of the project in front."""
-    folders = "configs|docs|kernels|launch|rrsr_jax|tests"
+    folders = "configs|docs|kernels|launch|notebooks|rrsr_jax|tests"
     named = {code.partition(":")[0] for text in PAGES.values() for code in inline_code(text)}
     paths = {code for code in named if re.fullmatch(rf"({folders})/[\w/.]*", code)}
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
@@ -320,7 +329,7 @@ PYTHON = [(page, code) for page, text in PAGES.items() for code in blocks(text, 
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page for page, _ in PYTHON])
 def test_code_runs(page, code):
     """Traced, without computing, with a small model. Of code that reads files only the imports run."""
-    if ".safetensors" in code:
+    if ".safetensors" in code or ".jaxexport" in code:
         code = "\n".join(line for line in code.splitlines() if line.startswith(("import ", "from ")))
     namespace = {"tiny_rrsr": tiny_rrsr}
 
