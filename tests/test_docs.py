@@ -107,7 +107,7 @@ RUN_BY = {
     f"{UPSCALE} SMALL.jpg --ref SHARP.jpg --weights runs/photos": (
         "tests/test_upscale.py::test_the_network_of_a_run_and_of_its_folder"
     ),
-    "pip install -e .[heic]": CI,
+    "pip install -e .[heif]": CI,
     f"{TABLE} --configs configs/chain.py --workdir=runs/chain": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py --workdir=runs/table2 --seeds=2 {LIST_WEIGHTS}": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py:masa configs/table2.py:masa_rtrr --workdir=runs/masa": (LISTS, CONFIGS),
