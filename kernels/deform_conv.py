@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,7 @@ def modulated_deform_conv(
     padding: int = 1,
     dilation: int = 1,
     implementation: str | None = None,
+    bordered: bool = False,
 ) -> jax.Array:
     """A 3x3 convolution whose taps are displaced by `offset` and scaled by `mask`, both per deform group.
 
@@ -115,6 +117,8 @@ def modulated_deform_conv(
       stride, padding, dilation: as in a convolution, the same for both axes.
       implementation: one of `IMPLEMENTATIONS`; None for `default_implementation()`, or plain JAX where an image is too large for
         the kernels' 32-bit indices.
+      bordered: `x` comes with a border of one pixel of zeros, (N, H + 2, W + 2, C). Where many small outputs sample a large `x`,
+        plain JAX then does not copy it each time to add that border.
 
     Returns:
       (N, Ho, Wo, Co) in the dtype of `x`; sums are float32.
@@ -140,7 +144,12 @@ def modulated_deform_conv(
     name = implementation or _default_for(x, offset, weight)
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation {name!r} is unknown; there are: {', '.join(IMPLEMENTATIONS)}")
-    out = IMPLEMENTATIONS[name](x, offset, mask, weight, stride=stride, padding=padding, dilation=dilation)
+    options: dict[str, Any] = dict(stride=stride, padding=padding, dilation=dilation)
+    if bordered and name == "xla":
+        options["bordered"] = True
+    elif bordered:
+        x = x[:, 1:-1, 1:-1]
+    out = IMPLEMENTATIONS[name](x, offset, mask, weight, **options)
     return (out + bias.astype(jnp.float32).reshape(1, 1, 1, -1)).astype(x.dtype)
 
 

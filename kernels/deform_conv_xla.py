@@ -3,7 +3,7 @@
 A `scan` works on one tap at a time, forward and backward. The sampled columns of a tap (as large as the features) live only until
 they are multiplied by the tap's weights, so the nine columns never exist together. The backward pass samples again instead of
 storing them. Corners are fetched as rows of a matrix with C / G columns, one row per pixel and group. A border of one zero pixel
-stands for everything outside the image.
+stands for everything outside the image; `x` has it from `sample_and_multiply` on.
 """
 
 import functools
@@ -44,11 +44,21 @@ class _Tap(NamedTuple):
 
 
 def sample_and_multiply(
-    x: jax.Array, offset: jax.Array, mask: jax.Array, weight: jax.Array, *, stride: int, padding: int, dilation: int
+    x: jax.Array,
+    offset: jax.Array,
+    mask: jax.Array,
+    weight: jax.Array,
+    *,
+    stride: int,
+    padding: int,
+    dilation: int,
+    bordered: bool = False,
 ) -> jax.Array:
     """`modulated_deform_conv` without the bias, in float32; see there for shapes."""
+    if not bordered:
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     (n, height, width, _), (_, out_height, out_width, groups, _, _) = x.shape, offset.shape
-    grid = _Grid(n, height, width, out_height, out_width, groups, stride, padding, dilation)
+    grid = _Grid(n, height - 2, width - 2, out_height, out_width, groups, stride, padding, dilation)
     return _sample_and_multiply(grid, x, offset, mask, weight)
 
 
@@ -117,12 +127,11 @@ _sample_and_multiply.defvjp(_forward, _backward)
 
 
 def _to_rows(grid, x):
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return padded.reshape(-1, x.shape[-1] // grid.groups)
+    return x.reshape(-1, x.shape[-1] // grid.groups)
 
 
 def _from_rows(grid, rows):
-    return rows.reshape(grid.n, grid.height + 2, grid.width + 2, -1)[:, 1:-1, 1:-1]
+    return rows.reshape(grid.n, grid.height + 2, grid.width + 2, -1)
 
 
 def _tap(grid, offset, mask, k) -> _Tap:

@@ -24,11 +24,20 @@ class CorrespondenceNet(nn.Module):
 
     channels: tuple[int, ...] = (64, 128, 256)
 
-    @nn.compact
+    def setup(self) -> None:
+        self.branch_lr, self.branch_ref = (VGG("conv3_1", self.channels) for _ in range(2))
+
     def __call__(self, lr_up: jax.Array, *refs: jax.Array) -> tuple[jax.Array, ...]:
         """`lr_up` (N, 4h, 4w, 3) and each of `refs` (N, H, W, 3) to descriptors (N, h, w, C) and (N, H // 4, W // 4, C)."""
-        branch_lr, branch_ref = (VGG("conv3_1", self.channels, name=name) for name in ("branch_lr", "branch_ref"))
-        return branch_lr(lr_up)["conv3_1"], *(branch_ref(ref)["conv3_1"] for ref in refs)
+        return self.of_input(lr_up), *(self.of_reference(ref) for ref in refs)
+
+    def of_input(self, lr_up: jax.Array) -> jax.Array:
+        """Descriptors of the upsampled input, by `branch_lr`."""
+        return self.branch_lr(lr_up)["conv3_1"]
+
+    def of_reference(self, ref: jax.Array) -> jax.Array:
+        """Descriptors of one reference, by `branch_ref`."""
+        return self.branch_ref(ref)["conv3_1"]
 
 
 def untrained(params: Mapping) -> dict:

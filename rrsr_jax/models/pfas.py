@@ -1,5 +1,7 @@
 """Progressive feature alignment and selection (PFAS): the paper's section 3.2."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -49,27 +51,35 @@ class Alignment(nn.Module):
     implementation: str = ""
 
     @nn.compact
-    def __call__(self, x: jax.Array, ref: jax.Array, pre_offset: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, ref: jax.Array, pre_offset: jax.Array, beside: jax.Array | None = None
+    ) -> jax.Array:
         """Aligned reference features on the grid of the input.
 
         Args:
           x: (N, H, W, features) input features.
           ref: (N, Hr, Wr, C) reference features, of any size.
           pre_offset: (N, H, W, 9, 2), (dy, dx) in pixels of this scale.
+          beside: (N, H, W, C) reference features at the place of `x`, where `x` is a tile of an image. `ref` then has a border of
+            one pixel of zeros, see `kernels.modulated_deform_conv`, so that no tile copies it. None: `x` is a whole image.
 
         Returns:
           (N, H, W, C).
         """
-        features = ref.shape[-1]
+        features, bordered = ref.shape[-1], beside is not None
         branch = OffsetBranch(features, self.groups, self.dtype, name=f"offset_{self.scale}x")
-        residual, mask = branch(x, _fit(ref, x.shape[1], x.shape[2]))
+        residual, mask = branch(x, _fit(ref, x.shape[1], x.shape[2]) if beside is None else beside)
         weight = self.param("kernel", normal_init, (3, 3, features, features))
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         offset = residual + pre_offset[:, :, :, None]
         self.sow("intermediates", "offset", offset)
         self.sow("intermediates", "mask", mask)
         weight = weight.astype(ref.dtype)
-        return leaky_relu(modulated_deform_conv(ref, offset, mask, weight, bias, implementation=self.implementation))
+        return leaky_relu(
+            modulated_deform_conv(
+                ref, offset, mask, weight, bias, implementation=self.implementation, bordered=bordered
+            )
+        )
 
 
 class ReferenceAwareSelection(nn.Module):
@@ -88,15 +98,16 @@ class ReferenceAwareSelection(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, merged: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+    def __call__(self, merged: jax.Array, valid: jax.Array | None = None, mean: jax.Array | None = None) -> jax.Array:
         """`merged` (N, H, W, C) to (N, H, W, features).
 
         Args:
           merged: input and aligned reference features, concatenated.
           valid: (N, 2) height and width of the part that is not padding, in pixels of this scale; None if nothing is padding.
+          mean: (N, C) of the whole image, where `merged` is a tile of it; None: computed from `merged`.
         """
         channels = merged.shape[-1]
-        mean = mean_of_valid(merged, valid)
+        mean = mean_of_valid(merged, valid) if mean is None else mean
         routing = nn.sigmoid(nn.Dense(self.experts, kernel_init=normal_init, name="router")(mean))
         self.sow("intermediates", "routing", routing)
         experts = self.param("experts", normal_init, (self.experts, 3, 3, channels, self.features))
@@ -115,6 +126,7 @@ class FAS(nn.Module):
 
     Attributes:
       scale: 1, 2 or 4.
+      features: channels of `x`.
       blocks: residual blocks at the end.
       experts: K of the selection; 0 for a plain convolution with LeakyReLU instead (C2-Matching, the paper's baseline).
       groups, gate, dtype, implementation: see `Alignment` and `ReferenceAwareSelection`.
@@ -122,6 +134,7 @@ class FAS(nn.Module):
     """
 
     scale: int
+    features: int
     blocks: int
     experts: int = 16
     groups: int = 8
@@ -130,23 +143,44 @@ class FAS(nn.Module):
     remat: bool = False
     implementation: str = ""
 
-    @nn.compact
+    reach_of_alignment: ClassVar[int] = 3  # pixels of this scale around a pixel that the offset branch sees
+
+    @property
+    def reach_of_selection(self) -> int:
+        """Pixels of this scale around a pixel that change what `selected` returns for it, the mean apart."""
+        return 1 + 2 * self.blocks
+
+    def setup(self) -> None:
+        self.align = Alignment(self.scale, self.groups, self.dtype, self.implementation)
+        if self.experts:
+            self.select = ReferenceAwareSelection(self.features, self.experts, self.gate, self.dtype)
+        else:
+            self.merge = conv3x3(self.features, dtype=self.dtype)
+        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
+        self.block = [block(self.features, self.dtype) for _ in range(self.blocks)]
+
     def __call__(
         self, x: jax.Array, ref: jax.Array, pre_offset: jax.Array, valid: jax.Array | None = None
     ) -> jax.Array:
         """See `Alignment`; `valid` as in `ReferenceAwareSelection`. Returns the shape of `x`."""
-        align = Alignment(self.scale, self.groups, self.dtype, self.implementation, name="align")
-        aligned = align(x, ref, pre_offset)
+        return self.selected(x, self.aligned(x, ref, pre_offset), valid)
+
+    def aligned(
+        self, x: jax.Array, ref: jax.Array, pre_offset: jax.Array, beside: jax.Array | None = None
+    ) -> jax.Array:
+        """The first half of the block, see `Alignment`."""
+        aligned = self.align(x, ref, pre_offset, beside)
         self.sow("intermediates", "aligned", aligned)
+        return aligned
+
+    def selected(
+        self, x: jax.Array, aligned: jax.Array, valid: jax.Array | None = None, mean: jax.Array | None = None
+    ) -> jax.Array:
+        """The second half; `valid` and `mean` as in `ReferenceAwareSelection`."""
         merged = jnp.concatenate([x, aligned], -1)
-        features = x.shape[-1]
-        if self.experts:
-            y = ReferenceAwareSelection(features, self.experts, self.gate, self.dtype, name="select")(merged, valid)
-        else:
-            y = leaky_relu(conv3x3(features, dtype=self.dtype, name="merge")(merged))
-        block = nn.remat(ResidualBlock) if self.remat else ResidualBlock
-        for i in range(self.blocks):
-            y = block(features, self.dtype, name=f"block_{i}")(y)
+        y = self.select(merged, valid, mean) if self.experts else leaky_relu(self.merge(merged))
+        for block in self.block:
+            y = block(y)
         return x + y
 
 

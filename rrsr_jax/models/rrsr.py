@@ -76,17 +76,49 @@ class RRSR(nn.Module):
     def reach(self) -> int:
         """See `Contract`. The statistics it excepts are the means of the reference-aware selection."""
         per_scale = [
-            count * (3 + 1 + 2 * blocks) + 2 for count, blocks in zip(self.alignments, self.blocks, strict=True)
-        ]  # a FAS block: offset branch, selection, residual blocks; then the convolutions before the next scale
+            count * (FAS.reach_of_alignment + self.fas(k).reach_of_selection) + 2
+            for k, count in enumerate(self.alignments)
+        ]  # then the convolutions before the next scale
         search = 8 + (self.pre_offsets == "smooth")  # upsampling, descriptors, patches
         return (
-            1
-            + 2 * self.context_blocks
+            self.reach_of_context
             + search
             + math.ceil(sum(pixels / scale for pixels, scale in zip(per_scale, SCALES, strict=True)))
         )
 
-    @nn.compact
+    @property
+    def reach_of_context(self) -> int:
+        """Pixels of the input around a pixel that change what `context` returns for it."""
+        return 1 + 2 * self.context_blocks
+
+    def setup(self) -> None:
+        self._check_fields()
+        dtype = jnp.dtype(self.dtype)
+        self.vgg = VGG("relu3_1", self.vgg_channels, dtype)
+        self.correspondence = CorrespondenceNet(self.correspondence_channels)
+        self.context_encoder = ContextEncoder(self.features, self.context_blocks, dtype)
+        for k, scale in enumerate(SCALES):
+            for i in range(self.alignments[k]):
+                setattr(self, f"fas_{scale}x_{i}", self.fas(k))
+            if scale < SCALE_FACTOR:
+                setattr(self, f"up_{scale}x", conv3x3(self.features * 4, dtype=dtype))
+        self.tail1 = conv3x3(self.features // 2, dtype=dtype)
+        self.tail2 = conv3x3(3, dtype=dtype)
+
+    def fas(self, k: int) -> FAS:
+        """One of the FAS blocks at `SCALES[k]`. They differ in their parameters, `fas_{scale}x_{i}`, only."""
+        return (nn.remat(FAS) if self.remat == "fas" else FAS)(
+            scale=SCALES[k],
+            features=self.features,
+            blocks=self.blocks[k],
+            experts=self.experts,
+            groups=self.groups,
+            gate=self.gate,
+            dtype=jnp.dtype(self.dtype),
+            remat=self.remat == "blocks",
+            implementation=self.deform_conv,
+        )
+
     def __call__(
         self,
         lr: jax.Array,
@@ -95,6 +127,9 @@ class RRSR(nn.Module):
         valid_ref: jax.Array | Sequence[jax.Array] | None = None,
     ) -> jax.Array:
         """Super-resolves a batch.
+
+        `rrsr_jax/inference` calls the steps one by one, tile by tile: `reference_features`, `input_descriptors`,
+        `reference_descriptors`, `context`, each FAS block, `upsampled` and `image`.
 
         Args:
           lr: (N, h, w, 3) in [0, 1], h and w at least 3.
@@ -113,36 +148,45 @@ class RRSR(nn.Module):
         refs = (ref,) if isinstance(ref, jax.Array | np.ndarray) else ref
         valid_refs = (valid_ref,) if isinstance(valid_ref, jax.Array | np.ndarray) else valid_ref
         check_images(lr=lr, **{f"ref[{i}]" if len(refs) > 1 else "ref": image for i, image in enumerate(refs)})
-        self._check_fields()
         _check_valid(lr.shape[0], valid=[] if valid is None else [valid], valid_ref=valid_refs or [])
-        dtype = jnp.dtype(self.dtype)
-        vgg = VGG("relu3_1", self.vgg_channels, dtype, name="vgg")
-        ref_features = [vgg(image) for image in refs]
+        ref_features = [self.reference_features(image) for image in refs]
         flow = self._match(lr, refs, valid_refs)
-        x = ContextEncoder(self.features, self.context_blocks, dtype, name="context_encoder")(lr)
-        fas = nn.remat(FAS) if self.remat == "fas" else FAS
+        x = self.context(lr)
         for k, scale in enumerate(SCALES):
             pre_offset = PRE_OFFSETS[self.pre_offsets](flow, scale)
             self.sow("intermediates", f"pre_offset_{scale}x", pre_offset)
-            ref_scale = _canvas([features[f"relu{len(SCALES) - k}_1"] for features in ref_features], scale, refs)
+            ref_scale = _canvas([features[k] for features in ref_features], scale, refs)
             valid_scale = None if valid is None else valid * scale
-            fields = (
-                scale,
-                self.blocks[k],
-                self.experts,
-                self.groups,
-                self.gate,
-                dtype,
-                self.remat == "blocks",
-                self.deform_conv,
-            )
             for i in range(self.alignments[k]):
-                x = fas(*fields, name=f"fas_{scale}x_{i}")(x, ref_scale, pre_offset, valid_scale)
+                x = getattr(self, f"fas_{scale}x_{i}")(x, ref_scale, pre_offset, valid_scale)
             if scale < SCALE_FACTOR:
-                x = conv3x3(self.features * 4, dtype=dtype, name=f"up_{scale}x")(x)
-                x = leaky_relu(pixel_shuffle(x))
-        x = leaky_relu(conv3x3(self.features // 2, dtype=dtype, name="tail1")(x))
-        x = conv3x3(3, dtype=dtype, name="tail2")(x).astype(jnp.float32)
+                x = self.upsampled(x, scale)
+        return self.image(x, lr)
+
+    def reference_features(self, ref: jax.Array) -> list[jax.Array]:
+        """(N, H, W, 3) to the features at each of `SCALES`: (N, H // 4, W // 4, .), (N, H // 2, W // 2, .), (N, H, W, .)."""
+        features = self.vgg(ref)
+        return [features[f"relu{len(SCALES) - k}_1"] for k in range(len(SCALES))]
+
+    def input_descriptors(self, lr: jax.Array) -> jax.Array:
+        """What the input is matched by: (N, h, w, 3) to (N, h, w, C), not normalised."""
+        return self.correspondence.of_input(bicubic_upsample(jax.lax.stop_gradient(lr), SCALE_FACTOR))
+
+    def reference_descriptors(self, ref: jax.Array) -> jax.Array:
+        """What a reference is matched by: (N, H, W, 3) to (N, H // 4, W // 4, C), not normalised."""
+        return self.correspondence.of_reference(jax.lax.stop_gradient(ref))
+
+    def context(self, lr: jax.Array) -> jax.Array:
+        """(N, h, w, 3) to the features that the FAS blocks start from, (N, h, w, features)."""
+        return self.context_encoder(lr)
+
+    def upsampled(self, x: jax.Array, scale: int) -> jax.Array:
+        """Features at scale 1 or 2 to the next one: (N, H, W, features) to (N, 2H, 2W, features)."""
+        return leaky_relu(pixel_shuffle(getattr(self, f"up_{scale}x")(x)))
+
+    def image(self, x: jax.Array, lr: jax.Array) -> jax.Array:
+        """The result of features at 4x, (N, 4h, 4w, features), and the input (N, h, w, 3): (N, 4h, 4w, 3) float32."""
+        x = self.tail2(leaky_relu(self.tail1(x))).astype(jnp.float32)
         n, h, w, _ = lr.shape
         return x + jax.image.resize(lr, (n, h * SCALE_FACTOR, w * SCALE_FACTOR, 3), "linear")
 
@@ -156,8 +200,7 @@ class RRSR(nn.Module):
 
     def _match(self, lr: jax.Array, refs: Sequence[jax.Array], valid_refs: Sequence[jax.Array] | None) -> jax.Array:
         """Flow from the input to the canvas of references: (N, h, w, 2), (dy, dx) in 1x pixels; without gradient."""
-        images = jax.lax.stop_gradient((bicubic_upsample(lr, SCALE_FACTOR), *refs))
-        features_in, *features_refs = CorrespondenceNet(self.correspondence_channels, name="correspondence")(*images)
+        features_in, features_refs = self.input_descriptors(lr), [self.reference_descriptors(ref) for ref in refs]
         which, index, score = matching.match_references(
             features_in,
             features_refs,
