@@ -105,7 +105,7 @@ RUN_BY = {
     f"{UPSCALE} PHOTOS --ref ALBUM --out RESULTS": "tests/test_upscale.py::test_a_folder",
     f"{UPSCALE} SMALL.jpg --ref SHARP.jpg --compare": "tests/test_upscale.py::test_the_page_of_one_photograph",
     f"{UPSCALE} SMALL.jpg --ref SHARP.jpg --weights runs/photos": (
-        "tests/test_upscale.py::test_the_network_of_a_run_and_of_its_folder"
+        "tests/weights/test_released.py::test_a_run_loads_as_it_is_evaluated"
     ),
     "pip install -e .[heif]": CI,
     f"{TABLE} --configs configs/chain.py --workdir=runs/chain": (LISTS, CONFIGS),
