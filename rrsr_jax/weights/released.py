@@ -7,6 +7,7 @@ the program are in `rrsr_jax/weights/released/`, and their names stand for them.
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -25,8 +26,9 @@ from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.models import MODELS, build
+from rrsr_jax.weights.download import sha256
 from rrsr_jax.weights.readers import read_safetensors
-from rrsr_jax.workdir.integrity import description, has_checkpoint
+from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intact
 from rrsr_jax.workdir.state import eval_params
 
 SHIPPED = pathlib.Path(__file__).with_suffix("")  # the folder beside this file
@@ -79,6 +81,24 @@ def locate(weights: str | os.PathLike[str]) -> pathlib.Path:
         f"weights {str(weights)!r}: {there}; a folder of weights, the workdir of a run, or one of these names expected: "
         + (", ".join(names()) or "(this copy of the program has no weights of its own)")
     )
+
+
+def fingerprint(weights: str | os.PathLike[str]) -> str:
+    """SHA-256 that changes with the weights: of a folder's files, or of the files of a run's newest intact checkpoint.
+
+    Raises:
+      InputError: no such weights.
+    """
+    folder = locate(weights)
+    if (folder / _WEIGHTS).is_file():
+        parts = [folder / _WEIGHTS, folder / _CONFIG]
+    else:
+        step, _ = newest_intact(folder)
+        parts = sorted(path for path in (folder / "checkpoints" / str(step)).rglob("*") if path.is_file())
+    hashes = hashlib.sha256()
+    for part in parts:
+        hashes.update(f"{part.relative_to(folder)}\n{sha256(part) if part.is_file() else ''}\n".encode())
+    return hashes.hexdigest()
 
 
 def load(weights: str | os.PathLike[str]) -> Released:
