@@ -31,7 +31,8 @@ from rrsr_jax.console import exit_on_error
 from rrsr_jax.data import datasets, pipeline, prepare
 from rrsr_jax.data.images import random_view
 from rrsr_jax.errors import InputError
-from rrsr_jax.models.matching import match_patches, match_patches_coarse_to_fine
+from rrsr_jax.models.matching import match_patches
+from rrsr_jax.models.search import match_patches_coarse_to_fine
 from rrsr_jax.training.step import create_state, make_mesh, make_train_step, place
 
 # Sides of the images, in pixels.

@@ -74,7 +74,7 @@ class Alignment(nn.Module):
         offset = residual + pre_offset[:, :, :, None]
         self.sow("intermediates", "offset", offset)
         self.sow("intermediates", "mask", mask)
-        weight = weight.astype(ref.dtype)
+        weight = weight.astype(self.dtype)
         return leaky_relu(
             modulated_deform_conv(
                 ref, offset, mask, weight, bias, implementation=self.implementation, bordered=bordered

@@ -18,11 +18,16 @@ from rrsr_jax.models.encoders import VGG, ContextEncoder
 from rrsr_jax.models.layers import conv3x3, leaky_relu, pixel_shuffle
 from rrsr_jax.models.pfas import FAS
 from rrsr_jax.models.resampling import bicubic_upsample
-from rrsr_jax.models.subpixel import smooth_pre_offsets, subpixel_shift
+from rrsr_jax.models.search import match_references
+from rrsr_jax.models.subpixel import interpolated_offsets, smooth_flow, subpixel_shift
 
 REMAT = ("none", "blocks", "fas")
 DTYPES = ("float32", "bfloat16")
-PRE_OFFSETS = {"patches": matching.pre_offsets, "smooth": smooth_pre_offsets}
+# How the flow is prepared, once for the image; and the offsets of each scale from that.
+PRE_OFFSETS = {
+    "patches": (lambda flow: flow, matching.pre_offsets),
+    "smooth": (smooth_flow, interpolated_offsets),
+}
 
 
 class RRSR(nn.Module):
@@ -105,6 +110,7 @@ class RRSR(nn.Module):
         self.tail1 = conv3x3(self.features // 2, dtype=dtype)
         self.tail2 = conv3x3(3, dtype=dtype)
 
+    @nn.nowrap
     def fas(self, k: int) -> FAS:
         """One of the FAS blocks at `SCALES[k]`. They differ in their parameters, `fas_{scale}x_{i}`, only."""
         return (nn.remat(FAS) if self.remat == "fas" else FAS)(
@@ -151,9 +157,11 @@ class RRSR(nn.Module):
         _check_valid(lr.shape[0], valid=[] if valid is None else [valid], valid_ref=valid_refs or [])
         ref_features = [self.reference_features(image) for image in refs]
         flow = self._match(lr, refs, valid_refs)
+        prepared, offsets = PRE_OFFSETS[self.pre_offsets]
+        prepared = prepared(flow)
         x = self.context(lr)
         for k, scale in enumerate(SCALES):
-            pre_offset = PRE_OFFSETS[self.pre_offsets](flow, scale)
+            pre_offset = offsets(prepared, scale)
             self.sow("intermediates", f"pre_offset_{scale}x", pre_offset)
             ref_scale = _canvas([features[k] for features in ref_features], scale, refs)
             valid_scale = None if valid is None else valid * scale
@@ -201,7 +209,7 @@ class RRSR(nn.Module):
     def _match(self, lr: jax.Array, refs: Sequence[jax.Array], valid_refs: Sequence[jax.Array] | None) -> jax.Array:
         """Flow from the input to the canvas of references: (N, h, w, 2), (dy, dx) in 1x pixels; without gradient."""
         features_in, features_refs = self.input_descriptors(lr), [self.reference_descriptors(ref) for ref in refs]
-        which, index, score = matching.match_references(
+        which, index, score = match_references(
             features_in,
             features_refs,
             valid_refs=None if valid_refs is None else [valid // SCALE_FACTOR for valid in valid_refs],
@@ -213,7 +221,8 @@ class RRSR(nn.Module):
         flow = matching.flow_from_match(index, widths[which], jnp.array(_tops(refs))[which])
         if self.match_subpixel:
             for number, features in enumerate(features_refs):
-                shift = subpixel_shift(features_in, features, index)
+                valid = None if valid_refs is None else valid_refs[number] // SCALE_FACTOR
+                shift = subpixel_shift(features_in, features, index, valid)
                 shift = jnp.where((which == number)[..., None], shift, 0)
                 flow += jnp.pad(shift, ((0, 0), (0, matching.PATCH - 1), (0, matching.PATCH - 1), (0, 0)))
         for name, value in dict(match_reference=which, match_index=index, match_score=score, flow=flow).items():

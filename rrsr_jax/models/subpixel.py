@@ -5,12 +5,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrsr_jax.models.matching import PATCH, _normalise, _patch_norm
+from rrsr_jax.models.matching import PATCH, normalised, patch_norm
 
 _STEPS = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
 
 
-def subpixel_shift(features_in: jax.Array, features_ref: jax.Array, index: jax.Array) -> jax.Array:
+def subpixel_shift(
+    features_in: jax.Array,
+    features_ref: jax.Array,
+    index: jax.Array,
+    valid_ref: jax.Array | None = None,
+    norm_ref: jax.Array | None = None,
+) -> jax.Array:
     """The distance from the best reference patch to the best position between pixels, by a parabola through the scores around it.
 
     A cell at 1x is 4 pixels of the result, so a match that is correct to half a cell can be wrong by 2 pixels. Where there is no
@@ -20,13 +26,20 @@ def subpixel_shift(features_in: jax.Array, features_ref: jax.Array, index: jax.A
       features_in: (N, H, W, C).
       features_ref: (N, Hr, Wr, C).
       index: (N, H - 2, W - 2) of the best patches, see `matching.match_patches`.
+      valid_ref: as in `matching.match_patches`.
+      norm_ref: `matching.patch_norm` of the reference. Given, both features are already normalised.
 
     Returns:
       (N, H - 2, W - 2, 2), (dy, dx) in 1x pixels, -0.5 to 0.5.
     """
-    a, b = (_normalise(jax.lax.stop_gradient(f)) for f in (features_in, features_ref))
+    a, b = (jax.lax.stop_gradient(f) for f in (features_in, features_ref))
+    if norm_ref is None:
+        a, b = normalised(a), normalised(b)
+        norm_ref = patch_norm(b)
     (n, h, w, _), (_, hr, wr, _) = a.shape, b.shape
-    rows, columns = hr - PATCH + 1, wr - PATCH + 1
+    columns = wr - PATCH + 1
+    room = jnp.array([[hr, wr]]) if valid_ref is None else valid_ref
+    bottom, right = (room[:, axis, None, None] - PATCH for axis in (0, 1))
     top, left = index // columns, index % columns
 
     def take(values, y, x, width):
@@ -43,7 +56,7 @@ def subpixel_shift(features_in: jax.Array, features_ref: jax.Array, index: jax.A
                 if 0 <= i < PATCH and 0 <= j < PATCH:
                     pixel = take(b, top + v, left + u, wr) if pixel is None else pixel
                     scores[dy, dx] += (a[:, i : i + h - 2, j : j + w - 2] * pixel).sum(-1)
-    norms = _patch_norm(b)[..., None] + 1e-5
+    norms = norm_ref[..., None] + 1e-5
     scores = {step: s / take(norms, top + step[0], left + step[1], columns)[..., 0] for step, s in scores.items()}
 
     def peak(before, after, inside):
@@ -53,8 +66,8 @@ def subpixel_shift(features_in: jax.Array, features_ref: jax.Array, index: jax.A
 
     return jnp.stack(
         [
-            peak(scores[-1, 0], scores[1, 0], (top > 0) & (top < rows - 1)),
-            peak(scores[0, -1], scores[0, 1], (left > 0) & (left < columns - 1)),
+            peak(scores[-1, 0], scores[1, 0], (top > 0) & (top < bottom)),
+            peak(scores[0, -1], scores[0, 1], (left > 0) & (left < right)),
         ],
         -1,
     )
@@ -64,17 +77,29 @@ def smooth_pre_offsets(flow: jax.Array, scale: int) -> jax.Array:
     """One offset for all nine taps of a pixel: the flow of the patch centred at it, without outliers, interpolated bilinearly.
 
     Where the reference is scaled or rotated, the taps of `pre_offsets` are scattered: the tap on the left follows the patch on
-    the right. Here the kernel keeps its shape, and moves from pixel to pixel with the flow. A 3x3 median, of y and of x, removes
-    outliers and keeps a linear flow. Not in the paper.
+    the right. Here the kernel keeps its shape, and moves from pixel to pixel with the flow. Not in the paper.
 
     Arguments and results as in `pre_offsets`.
     """
-    n, h, w, _ = flow.shape
+    return interpolated_offsets(smooth_flow(flow), scale)
+
+
+def smooth_flow(flow: jax.Array) -> jax.Array:
+    """The flow of the patch centred at each pixel, (N, H, W, 2) to the same.
+
+    A 3x3 median, of y and of x, removes outliers and keeps a linear flow.
+    """
+    _, h, w, _ = flow.shape
     rim = PATCH // 2
     margin = ((0, 0), (rim, rim), (rim, rim), (0, 0))
     centred = jnp.pad(flow[:, : h - 2 * rim, : w - 2 * rim], margin, mode="edge")
     around = jnp.pad(centred, margin, mode="edge")
     patches = [around[:, i : i + h, j : j + w] for i in range(PATCH) for j in range(PATCH)]
-    smooth = jnp.median(jnp.stack(patches), 0)
+    return jnp.median(jnp.stack(patches), 0)
+
+
+def interpolated_offsets(smooth: jax.Array, scale: int) -> jax.Array:
+    """The same offset for all nine taps, from `smooth_flow`; results as in `pre_offsets`."""
+    n, h, w, _ = smooth.shape
     moved = jax.image.resize(smooth, (n, h * scale, w * scale, 2), "linear") * scale
     return jnp.broadcast_to(moved[:, :, :, None], (n, h * scale, w * scale, PATCH**2, 2))

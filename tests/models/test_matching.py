@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rrsr_jax.models import matching
-from rrsr_jax.models.matching import match_patches, match_patches_coarse_to_fine, match_references
+from rrsr_jax.models.matching import match_patches
+from rrsr_jax.models.search import match_patches_coarse_to_fine, match_references
 from tests.helpers import check_offsets, relative_error
 
 
