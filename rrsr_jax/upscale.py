@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 import signal
 import sys
@@ -61,10 +62,7 @@ def main(argv: Sequence[str] | None = None, upscaler: Callable[..., Any] | None 
 
         return Upscaler(options.weights, search=options.search)
 
-    with (
-        exit_on_error(interrupted="no unfinished file is left; of a folder, the same command continues"),
-        _sigterm_interrupts(),
-    ):
+    with exit_on_error(), _interruptible():
         succeeded = (_upscale_folder if options.input.is_dir() else _upscale_one)(options, open_upscaler)
     if not succeeded:
         sys.exit(1)
@@ -96,17 +94,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """While active, SIGTERM does what Ctrl-C does: unfinished files are removed."""
+def _interruptible() -> Iterator[None]:
+    """While active, Ctrl-C and SIGTERM remove unfinished files and end the process."""
 
     def interrupt(*_):
+        # Again and again: an exception is lost where it meets a callback of the garbage collector, such as JAX's.
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         yield
+    except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print("interrupted; no unfinished file is left; of a folder, the same command continues", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # without the usual end of an interpreter, in which XLA may crash after it was interrupted
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _upscale_one(options: argparse.Namespace, open_upscaler: Callable[[], Any]) -> bool:
@@ -148,30 +155,43 @@ def _upscale_folder(options: argparse.Namespace, open_upscaler: Callable[[], Any
     if len(finished) < len(jobs):
         references, upscaler = References(files, candidates), open_upscaler()
         _say(references.notes)
-        out.mkdir(exist_ok=True)
-    for job in tqdm.tqdm(jobs, unit="photo", disable=not sys.stderr.isatty(), dynamic_ncols=True):
-        if job in finished:
-            continue
-        try:
-            check_file(job.source)
-            picture, force = read_picture(job.source), options.force or record.made(job.out, keys[job])
-            check_outputs(job, picture, [job.source, *files, *candidates], force)
-            text = _upscale(job, picture, references, upscaler, force, functools.partial(record.add, job, keys[job]))
-        except (InputError, OSError) as error:
-            if _disk_is_full(error):
-                raise
-            failed[job.source] = str(error)
-            tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
-        else:
-            tqdm.tqdm.write(text, file=sys.stdout)
+    with _folder(out):
+        for job in tqdm.tqdm(jobs, unit="photo", disable=not sys.stderr.isatty(), dynamic_ncols=True):
+            if job in finished:
+                continue
+            try:
+                check_file(job.source)
+                picture, force = read_picture(job.source), options.force or record.made(job.out, keys[job])
+                check_outputs(job, picture, [job.source, *files, *candidates], force)
+                text = _upscale(
+                    job, picture, references, upscaler, force, functools.partial(record.add, job, keys[job])
+                )
+            except (InputError, OSError) as error:
+                if _disk_is_full(error):
+                    raise
+                failed[job.source] = str(error)
+                tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
+            else:
+                tqdm.tqdm.write(text, file=sys.stdout)
     print(f"{out}: {len(jobs) - len(finished) - len(failed)} upscaled")
     if finished:
         print(f"skipped, because finished before: {len(finished)}: {_listed(j.source for j in jobs if j in finished)}")
     if failed:
         print(f"failed: {len(failed)} of {len(jobs)}", *failed.values(), sep="\n  ", file=sys.stderr)
-        with contextlib.suppress(OSError):
-            out.rmdir()  # if it is empty
     return not failed
+
+
+@contextlib.contextmanager
+def _folder(path: pathlib.Path) -> Iterator[None]:
+    """While active, the folder is there; if it is new and nothing came into it, it goes."""
+    new = not path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # something is in it
+                path.rmdir()
 
 
 def _upscale(
