@@ -56,7 +56,7 @@ LIST_WEIGHTS = "--set weights.vgg=vgg19-dcbb9e9d.pth init_from=runs/student"
 
 # Every command of the documentation, and what runs it, smaller: tests, or lines of .ci/run.
 RUN_BY = {
-    f"{INSTALL} . && .venv/bin/python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo": CI,
+    f"{INSTALL} . && .venv/bin/python -m rrsr_jax.upscale --example": CI,
     f"{INSTALL} .[test] && .venv/bin/python -m pytest -n 2 --dist loadfile": CI,
     f"{INSTALL} .[test]": CI,
     "pip install -e .[torch]": CI,
