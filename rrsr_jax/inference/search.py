@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrsr_jax.inference.tiles import LARGEST, bucket
+from rrsr_jax.inference import tiles
+from rrsr_jax.inference.tiles import bucket
 from rrsr_jax.models.matching import PATCH, match_patches, normalised, patch_norm
 from rrsr_jax.models.search import assemble_windows, cell_means, search_windows, window_size, windows
 from rrsr_jax.models.subpixel import subpixel_shift
@@ -132,7 +133,7 @@ def _parts(image: Canvas) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
     """
     features = np.asarray(image.features[0])
     patches = [size - _MARGIN for size in image.size]
-    rows, columns = (min(size, LARGEST) - _MARGIN for size in features.shape[:2])
+    rows, columns = (min(size, tiles.SIDES[-1]) - _MARGIN for size in features.shape[:2])
     for y in range(0, patches[0], rows):
         for x in range(0, patches[1], columns):
             top, left = max(0, min(y, patches[0] - rows)), max(0, min(x, patches[1] - columns))

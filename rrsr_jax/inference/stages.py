@@ -16,7 +16,7 @@ import numpy as np
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.inference.search import Canvas, Matches
-from rrsr_jax.inference.tiles import LARGEST, Tile, bucket, computed, rows_of_tiles, tiles_of
+from rrsr_jax.inference.tiles import Tile, bucket, computed, rows_of_tiles, tiles_of
 from rrsr_jax.models.contract import SCALES
 from rrsr_jax.models.matching import PATCH, normalised
 from rrsr_jax.models.pfas import FAS
@@ -27,6 +27,8 @@ _REFERENCE_REACH = 12  # pixels of a reference around a pixel that change its fe
 _INPUT_REACH = 5  # likewise of the input: upsampling and descriptors
 _OFFSETS_REACH = {"patches": 2, "smooth": 1}  # 1x pixels of the prepared flow around a pixel that change its offsets
 _IMAGE_REACH = 4  # pixels at 4x: the two last convolutions, and the enlarged input, whose tiles need a multiple of 4
+
+_LARGEST_INPUT = 128  # pixels a side of a tile of the input that is enlarged and described
 
 Params = Mapping[str, Any]
 Done = Callable[..., None]  # told how many pixels are done, and at which scale
@@ -83,7 +85,7 @@ class Stages:
             return normalised(self.model.apply({"params": params}, lr, method="input_descriptors"))
 
         run, params = self._program("input", compute), self._some("correspondence")
-        tiles = tiles_of(*lr.shape[:2], _INPUT_REACH, LARGEST // 2)  # a tile is enlarged four times
+        tiles = tiles_of(*lr.shape[:2], _INPUT_REACH, _LARGEST_INPUT)
         return Canvas.of(_assembled(computed(tiles, lambda tile: run(params, tile.cut(lr))), lr.shape[:2]))
 
     def restore(self, lr: np.ndarray, references: Sequence[Reference], matches: Matches, done: Done) -> np.ndarray:
