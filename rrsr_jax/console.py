@@ -1,4 +1,7 @@
-"""What the program says on a terminal, how it is asked to stop, and how a command ends."""
+"""What the program says on a terminal, how it is asked to stop, and how a command ends.
+
+JAX takes a second to import; a command that ends before it computes does without.
+"""
 
 import contextlib
 import signal
@@ -6,16 +9,15 @@ import sys
 import time
 from collections.abc import Iterator
 
-import jax
-import numpy as np
 import tqdm
-from jax.experimental import multihost_utils
 
 from rrsr_jax.errors import FULL_DISK, InputError
 
 
 def log(message: str) -> None:
     """One line on standard error, from the first process only; the last one says where a job hangs."""
+    import jax
+
     if jax.process_index() == 0:
         tqdm.tqdm.write(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr)
 
@@ -70,6 +72,11 @@ class StopRequest:
 
         Several processes have to tell each other, which costs a synchronisation: without `vote` they do not, and go on.
         """
+        import jax
+
         if jax.process_count() == 1:
             return self._received
+        import numpy as np
+        from jax.experimental import multihost_utils
+
         return vote and bool(multihost_utils.process_allgather(np.array(self._received)).any())

@@ -48,6 +48,8 @@ MAIN = "python -m rrsr_jax.main"
 PREPARE = "python -m rrsr_jax.data.prepare"
 WEIGHTS = "python -m rrsr_jax.weights"
 TABLE = "python -m rrsr_jax.experiments.table"
+UPSCALE = "python -m rrsr_jax.upscale"
+UPSCALE_ONE = "tests/test_upscale.py::test_one_photograph"
 INSTALL = "python3 -m venv .venv && .venv/bin/pip install -e"
 VGG19 = "--config.weights.vgg=vgg19-dcbb9e9d.pth"
 LIST_WEIGHTS = "--set weights.vgg=vgg19-dcbb9e9d.pth init_from=runs/student"
@@ -94,6 +96,18 @@ RUN_BY = {
     f"{WEIGHTS} export --kind=rrsr --source=runs/cufed5 --out=rrsr.safetensors": (
         "tests/weights/test_weights.py::test_export_of_a_run"
     ),
+    f"{WEIGHTS} pack --run=runs/photos --card=CARD.md --out=weights/photos": (
+        "tests/weights/test_released.py::test_command"
+    ),
+    f"{UPSCALE} SMALL.jpg --ref SHARP.jpg": UPSCALE_ONE,
+    f"{UPSCALE} SMALL.jpg --ref SHARP.jpg OTHER.jpg": UPSCALE_ONE,
+    f"{UPSCALE} SMALL.jpg --ref ALBUM": "tests/test_upscale.py::test_the_best_of_an_album",
+    f"{UPSCALE} PHOTOS --ref ALBUM --out RESULTS": "tests/test_upscale.py::test_a_folder",
+    f"{UPSCALE} SMALL.jpg --ref SHARP.jpg --compare": "tests/test_upscale.py::test_the_page_of_one_photograph",
+    f"{UPSCALE} SMALL.jpg --ref SHARP.jpg --weights runs/photos": (
+        "tests/weights/test_released.py::test_a_run_loads_as_it_is_evaluated"
+    ),
+    "pip install -e .[heif]": CI,
     f"{TABLE} --configs configs/chain.py --workdir=runs/chain": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py --workdir=runs/table2 --seeds=2 {LIST_WEIGHTS}": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py:masa configs/table2.py:masa_rtrr --workdir=runs/masa": (LISTS, CONFIGS),

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from rrsr_jax.data.images import check_image, read_image, resize_bicubic
+from rrsr_jax.data.images import check_image, resize_bicubic
+from rrsr_jax.data.pictures import read_rgb8
 from rrsr_jax.errors import InputError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -84,7 +85,7 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
             raise InputError(f"{os.fsencode(files.hr)!r}: a file name in UTF-8 expected; rename it") from error
 
         def encoded(path):
-            image, changes = cls.fit(*read_image(path, smallest), path)
+            image, changes = cls.fit(*read_rgb8(path, smallest), path)
             notes.extend(changes)
             if tile and max(image.shape) > tile:
                 notes.append(f"cut into tiles of {tile}")

@@ -1,61 +1,13 @@
 """Operations on single 8-bit RGB images, (H, W, 3) NumPy arrays."""
 
-import io
-import pathlib
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.errors import InputError
-
-_ORIENTATION = 0x0112  # EXIF tag
-
-
-def read_image(path: str | pathlib.Path, smallest: int = 1) -> tuple[np.ndarray, list[str]]:
-    """Reads an image file as 8-bit RGB.
-
-    Conversions that lose nothing are made: grey and palette images become RGB, an opaque alpha channel is dropped, a photograph
-    that was taken sideways (EXIF) is turned.
-
-    Args:
-      path: any format that Pillow reads.
-      smallest: least height and width.
-
-    Returns:
-      (H, W, 3) uint8, and the conversions that were made, such as `grey to RGB`; none if the file holds exactly this array.
-
-    Raises:
-      InputError: unreadable, 16-bit, transparent, of another colour space or too small; names the file and what to do.
-    """
-    notes = []
-    try:
-        raw = pathlib.Path(path).read_bytes()
-        with Image.open(io.BytesIO(raw)) as image:
-            image.load()
-            turned = image.getexif().get(_ORIENTATION, 1) != 1
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read as an image ({error}); replace or remove the file") from error
-    if image.mode.startswith("I") or image.mode == "F" or (image.format == "PNG" and raw[24] == 16):  # IHDR's bit depth
-        raise InputError(f"{path}: 8 bits a channel expected, got 16 or more; convert it to 8 bits")
-    if turned:
-        image = ImageOps.exif_transpose(image)
-        notes.append("turned according to its EXIF data")
-    if "A" in image.getbands() or "transparency" in image.info:
-        if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-            raise InputError(f"{path}: 3 channels expected, got transparency; convert it to RGB")
-        notes.append("opaque alpha channel dropped")
-    if image.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1"):
-        raise InputError(f"{path}: RGB expected, got mode {image.mode}; convert it to RGB")
-    if image.mode in ("L", "LA", "1"):
-        notes.append("grey to RGB")
-    elif image.mode in ("P", "PA"):
-        notes.append("palette to RGB")
-    if min(image.size) < smallest:
-        raise InputError(f"{path}: at least {smallest}x{smallest} pixels expected, got {image.height}x{image.width}")
-    return np.array(image.convert("RGB")), notes
 
 
 def check_image(image: np.ndarray, name: str, smallest: int = 1) -> np.ndarray:

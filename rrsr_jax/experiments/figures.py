@@ -25,7 +25,8 @@ from PIL import Image
 
 from rrsr_jax import SCALE_FACTOR, config_files, models
 from rrsr_jax.console import exit_on_error, log
-from rrsr_jax.data.images import downscale, read_image, upscale
+from rrsr_jax.data.images import downscale, upscale
+from rrsr_jax.data.pictures import read_rgb8
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import drawing, protocols
 from rrsr_jax.evaluation.drawing import Tile
@@ -115,7 +116,7 @@ def _inputs(options: argparse.Namespace, config) -> Iterator[tuple[str, np.ndarr
     if bool(options.lr) != bool(options.ref):
         raise InputError("--lr and --ref expected together, got one of them")
     if options.lr:
-        (lr, _), (ref, _) = read_image(options.lr, SMALLEST_LR), read_image(options.ref, SMALLEST_LR * SCALE_FACTOR)
+        (lr, _), (ref, _) = read_rgb8(options.lr, SMALLEST_LR), read_rgb8(options.ref, SMALLEST_LR * SCALE_FACTOR)
         yield pathlib.Path(options.lr).stem, lr, ref
         return
     if options.images < 1:

@@ -3,10 +3,13 @@
 python -m rrsr_jax.weights fetch NAME [--out=PATH] [--url=URL] [--sha256=HEX]
 python -m rrsr_jax.weights import --kind=KIND --source=FILE --out=DIR
 python -m rrsr_jax.weights export --kind=KIND --source=DIR --out=FILE.safetensors [--overwrite]
+python -m rrsr_jax.weights pack --run=WORKDIR --card=CARD.md --out=FOLDER [--license=FILE] [--raw] [--overwrite]
 
 `fetch` downloads a network that torchvision publishes. `import` checks a PyTorch-layout FILE (.safetensors, .npz, or .pth and
 .pt, which need PyTorch) and converts it to a folder for `config.weights`. `export` converts such a folder, or the newest
-checkpoint in the workdir of a run, to a PyTorch-layout file.
+checkpoint in the workdir of a run, to a PyTorch-layout file. `pack` writes the newest checkpoint of a run as a folder that
+`python -m rrsr_jax.upscale --weights=FOLDER` takes: float16 weights, the model's config, a card that says what they are, and a
+licence.
 """
 
 import argparse
@@ -19,6 +22,7 @@ from rrsr_jax.console import exit_on_error
 from rrsr_jax.weights import KINDS, export_weights, import_weights
 from rrsr_jax.weights.download import fetch, sha256
 from rrsr_jax.weights.kinds import find
+from rrsr_jax.weights.released import pack
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         elif options.command == "import":
             import_weights(options.kind, options.source, options.out)
+        elif options.command == "pack":
+            run, out, card = options.run, options.out, options.card
+            pack(run, out, card, license=options.license, raw=options.raw, overwrite=options.overwrite)
         else:
             export_weights(options.kind, options.source, options.out, options.overwrite)
 
@@ -64,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--source", required=True, metavar="DIR")
     command.add_argument("--out", required=True, metavar="FILE.safetensors")
     command.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    command = commands.add_parser("pack", help="write a run's newest checkpoint as a folder for upscaling")
+    command.add_argument("--run", required=True, metavar="WORKDIR")
+    command.add_argument("--card", required=True, metavar="CARD.md", help="what the weights are; becomes README.md")
+    command.add_argument("--out", required=True, metavar="FOLDER")
+    command.add_argument("--license", default="", metavar="FILE", help="default: the licence of this program")
+    command.add_argument("--raw", action="store_true", help="the parameters themselves, not their moving average")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing folder of weights")
     return parser
 
 

@@ -25,7 +25,6 @@ from rrsr_jax.weights.download import sha256
 from rrsr_jax.weights.kinds import KINDS, Kind, find
 from rrsr_jax.weights.layouts import from_torch, shapes, to_torch
 from rrsr_jax.weights.readers import read, read_safetensors
-from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.state import TrainState, eval_params
 
 _FILE = "weights.safetensors"  # in an imported folder
@@ -145,6 +144,8 @@ def _check_replaceable(kind: Kind, out: pathlib.Path) -> None:
 
 def _load_run(kind: Kind, workdir: pathlib.Path) -> Mapping[str, Any]:
     """The variables of this kind from a run's newest checkpoint."""
+    from rrsr_jax.workdir.checkpoints import Checkpoints  # Orbax and Grain, which nothing else here needs
+
     try:
         checkpoints = Checkpoints(workdir)
     except (OSError, InputError) as error:

@@ -3,7 +3,6 @@
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from configs import cufed5
 from rrsr_jax.data import images, pipeline, transforms
@@ -143,69 +142,6 @@ def test_processes_share_the_batch_without_overlap():
     whole = next(pipeline.training_batches(config.data, 4, seed=0))["hr"]
     parts = [next(pipeline.training_batches(config.data, 4, 0, i, 2))["hr"] for i in range(2)]
     np.testing.assert_array_equal(np.concatenate(parts), whole[[0, 2, 1, 3]])
-
-
-def saved(image, path, **options):
-    image.save(path, **options)
-    return path
-
-
-def test_images_are_read_as_they_are(tmp_path):
-    image = random_image()
-    got, notes = images.read_image(saved(Image.fromarray(image), tmp_path / "image.png"))
-    np.testing.assert_array_equal(got, image)
-    assert notes == []
-
-
-def test_what_loses_nothing_is_converted_and_told(tmp_path):
-    image = random_image(20, 16)
-    grey = image[..., 0]
-    got, notes = images.read_image(saved(Image.fromarray(grey), tmp_path / "grey.png"))
-    np.testing.assert_array_equal(got, np.repeat(grey[..., None], 3, -1))
-    assert notes == ["grey to RGB"]
-    opaque = np.concatenate([image, np.full((20, 16, 1), 255, np.uint8)], -1)
-    got, notes = images.read_image(saved(Image.fromarray(opaque), tmp_path / "opaque.png"))
-    np.testing.assert_array_equal(got, image)
-    assert notes == ["opaque alpha channel dropped"]
-    palette = Image.fromarray(image).quantize(8)
-    got, notes = images.read_image(saved(palette, tmp_path / "palette.png"))
-    np.testing.assert_array_equal(got, np.asarray(palette.convert("RGB")))
-    assert notes == ["palette to RGB"]
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    got, notes = images.read_image(saved(Image.fromarray(image), tmp_path / "turned.png", exif=exif))
-    np.testing.assert_array_equal(got, np.rot90(image, -1))
-    assert notes == ["turned according to its EXIF data"]
-
-
-def test_images_that_are_refused(tmp_path):
-    transparent = np.concatenate([random_image(), np.full((40, 32, 1), 254, np.uint8)], -1)
-    deep = tmp_path / "deep_colour.png"
-    cv2.imwrite(str(deep), random_image().astype(np.uint16) * 256)  # Pillow would call it RGB
-    cases = [
-        (saved(Image.fromarray(transparent), tmp_path / "alpha.png"), "3 channels expected, got transparency; convert"),
-        (saved(Image.new("I;16", (8, 8)), tmp_path / "deep.png"), "8 bits a channel expected, got 16 or more; convert"),
-        (deep, "8 bits a channel expected, got 16 or more; convert"),
-        (saved(Image.new("CMYK", (8, 8)), tmp_path / "print.jpg"), "RGB expected, got mode CMYK; convert"),
-    ]
-    for path, message in cases:
-        with pytest.raises(InputError, match=f"{path.name}: {message}"):
-            images.read_image(path)
-    with pytest.raises(InputError, match=r"small\.png: at least 48x48 pixels expected, got 40x32"):
-        images.read_image(saved(Image.fromarray(random_image()), tmp_path / "small.png"), smallest=48)
-
-
-def test_images_that_cannot_be_read(tmp_path):
-    path = tmp_path / "image.png"
-    Image.fromarray(random_image()).save(path)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"image\.png: cannot be read"):
-        images.read_image(path)
-    path.write_text("no image")
-    with pytest.raises(InputError, match=r"image\.png: cannot be read"):
-        images.read_image(path)
-    with pytest.raises(InputError, match=r"none\.png: cannot be read"):
-        images.read_image(tmp_path / "none.png")
 
 
 @pytest.mark.parametrize(

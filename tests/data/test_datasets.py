@@ -371,7 +371,7 @@ def test_names_of_tiles_and_files_that_no_set_can_have(tmp_path):
 
 def test_another_format_under_a_known_ending(tmp_path):
     source = write(tmp_path / "in", {"b.png": noise()})
-    Image.fromarray(noise(seed=1)).save(source / "a.jpg", "tga")
+    Image.fromarray(noise(seed=1)).save(source / "a.jpg", "bmp")
     prepare.prepare("photos", str(source), str(tmp_path))
     np.testing.assert_array_equal(datasets.Prepared("photos", str(tmp_path))[0]["hr"], noise(seed=1))
 

@@ -1,0 +1,260 @@
+"""Enlarges photographs four times, with the help of sharp photographs of the same place.
+
+python -m rrsr_jax.upscale INPUT [--ref REF [REF ...]] [--out OUT] [--weights WEIGHTS] [--search HOW] [--compare] [--force]
+
+INPUT is a photograph or a folder of photographs. REF is a photograph, or a folder of candidates, of which those that match an
+INPUT best are used for it. Without --ref, details come from the INPUT itself. Of a folder, finished photographs are skipped when
+the command is given again. Exit status: 0; 1 if some photographs of a folder failed; 2 for an error; 130 for Ctrl-C.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import tqdm
+
+from rrsr_jax import __version__
+from rrsr_jax.console import exit_on_error
+from rrsr_jax.errors import FULL_DISK, InputError
+from rrsr_jax.inference.jobs import (
+    SUFFIX,
+    Job,
+    Record,
+    check_file,
+    check_out_folder,
+    check_outputs,
+    digest,
+    jobs_of_folder,
+    reference_files,
+)
+
+if TYPE_CHECKING:
+    from rrsr_jax.data.pictures import Picture
+    from rrsr_jax.inference.references import References
+
+RECORD = "upscaled.jsonl"  # in a folder of results: what each was made from
+LITTLE = 0.05  # a reference that is used for less than this share of the image hardly helps
+
+
+def main(argv: Sequence[str] | None = None, upscaler: Callable[..., Any] | None = None) -> None:
+    """Runs the command.
+
+    Args:
+      argv: its arguments; None for those of the process.
+      upscaler: what takes the place of the class `Upscaler`.
+    """
+    options = _parser().parse_args(argv)
+
+    @functools.cache
+    def open_upscaler():
+        if upscaler:
+            return upscaler(options.weights, search=options.search)
+        from rrsr_jax.inference.upscaler import Upscaler  # JAX: bad paths are told without it
+
+        return Upscaler(options.weights, search=options.search)
+
+    with exit_on_error(), _interruptible():
+        succeeded = (_upscale_folder if options.input.is_dir() else _upscale_one)(options, open_upscaler)
+    if not succeeded:
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rrsr_jax.upscale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    path = pathlib.Path
+    parser.add_argument("input", type=path, metavar="INPUT", help="photograph, or folder of photographs")
+    parser.add_argument(
+        "--ref", type=path, nargs="+", action="extend", default=[], help="sharp photographs, or folders of candidates"
+    )
+    parser.add_argument(
+        "--out",
+        type=path,
+        help=f"file, whose ending chooses the format, or folder (default: NAME{SUFFIX}.png beside INPUT, or NAME{SUFFIX}/)",
+    )
+    parser.add_argument(
+        "--weights", default="photo", help="name of weights, their folder, or a run's workdir (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--search", choices=("auto", "exact", "coarse"), default="auto", help="for matches (default: chosen by size)"
+    )
+    parser.add_argument("--compare", action="store_true", help="also write a page that shows before and after")
+    parser.add_argument("--force", action="store_true", help="replace existing files; do finished photographs again")
+    return parser
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """While active, Ctrl-C and SIGTERM remove unfinished files and end the process."""
+
+    def interrupt(*_):
+        # Again and again: an exception is lost where it meets a callback of the garbage collector, such as JAX's.
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print("interrupted; no unfinished file is left; of a folder, the same command continues", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # without the usual end of an interpreter, in which XLA may crash after it was interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _upscale_one(options: argparse.Namespace, open_upscaler: Callable[[], Any]) -> bool:
+    source, out = options.input, options.out
+    check_file(source)
+    files, candidates = reference_files(options.ref)
+    name = f"{source.stem}{SUFFIX}.png"
+    out = source.with_name(name) if out is None else out / name if out.is_dir() else out
+    job = Job(source, out, out.with_suffix(".html") if options.compare else None)
+
+    from rrsr_jax.data.pictures import read_picture
+    from rrsr_jax.inference.references import References
+
+    picture = read_picture(source)
+    check_outputs(job, picture, [source, *files, *candidates], options.force)
+    references = References(files, candidates)
+    _say(references.notes)
+    print(_upscale(job, picture, references, open_upscaler(), options.force))
+    return True
+
+
+def _upscale_folder(options: argparse.Namespace, open_upscaler: Callable[[], Any]) -> bool:
+    """Whether no photograph failed."""
+    named = options.input if options.input.name not in ("", "..") else options.input.resolve()
+    out = options.out or named.with_name(named.name + SUFFIX)
+    check_out_folder(options.input, out)
+    files, candidates = reference_files(options.ref)
+    jobs = jobs_of_folder(options.input, out, options.compare)
+
+    from rrsr_jax.data.pictures import read_picture
+    from rrsr_jax.inference.references import References
+    from rrsr_jax.weights import released
+
+    common = [__version__, released.fingerprint(options.weights), options.search, *map(digest, [*files, *candidates])]
+    record = Record(out / RECORD)
+    keys = {job: hashlib.sha256("".join([digest(job.source), *common]).encode()).hexdigest() for job in jobs}
+    finished = {job for job in jobs if not options.force and record.has(job, keys[job])}
+    failed: dict[pathlib.Path, str] = {}
+    if len(finished) < len(jobs):
+        references, upscaler = References(files, candidates), open_upscaler()
+        _say(references.notes)
+    with _folder(out):
+        for job in tqdm.tqdm(jobs, unit="photo", disable=not sys.stderr.isatty(), dynamic_ncols=True):
+            if job in finished:
+                continue
+            try:
+                check_file(job.source)
+                picture, force = read_picture(job.source), options.force or record.made(job.out, keys[job])
+                check_outputs(job, picture, [job.source, *files, *candidates], force)
+                text = _upscale(
+                    job, picture, references, upscaler, force, functools.partial(record.add, job, keys[job])
+                )
+            except (InputError, OSError) as error:
+                if _disk_is_full(error):
+                    raise
+                failed[job.source] = str(error)
+                tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
+            else:
+                tqdm.tqdm.write(text, file=sys.stdout)
+    print(f"{out}: {len(jobs) - len(finished) - len(failed)} upscaled")
+    if finished:
+        print(f"skipped, because finished before: {len(finished)}: {_listed(j.source for j in jobs if j in finished)}")
+    if failed:
+        print(f"failed: {len(failed)} of {len(jobs)}", *failed.values(), sep="\n  ", file=sys.stderr)
+    return not failed
+
+
+@contextlib.contextmanager
+def _folder(path: pathlib.Path) -> Iterator[None]:
+    """While active, the folder is there; if it is new and nothing came into it, it goes."""
+    new = not path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # something is in it
+                path.rmdir()
+
+
+def _upscale(
+    job: Job,
+    picture: "Picture",
+    references: "References",
+    upscaler: Any,
+    force: bool,
+    written: Callable[[], None] = lambda: None,
+) -> str:
+    """Upscales the photograph and writes the result; calls `written` before the page. Returns what to say about it."""
+    from rrsr_jax.data.pictures import write_picture
+
+    since = time.perf_counter()
+    chosen, lines = references.choose(job.source, picture.rgb, upscaler)
+    upscaled = upscaler.upscale(picture.rgb, [reference.rgb for reference in chosen.values()])
+    for path, used in zip(chosen, upscaled.used, strict=True):
+        hardly = "; it hardly helps" if used < LITTLE else ""
+        lines.append(f"reference used for {100 * used:.0f} % of the image: {path}{hardly}")
+    if not chosen:
+        lines.append("no reference: details come from the photograph itself")
+    lines += [f"note: {path}: {note}" for path, reference in chosen.items() for note in reference.notes]
+    notes = write_picture(job.out, _enlarged(picture, upscaled.rgb), force=force)
+    written()
+    lines += [f"note: {note}" for note in (*picture.notes, *notes)]
+    (h, w), (height, width) = picture.rgb.shape[:2], upscaled.rgb.shape[:2]
+    sizes, seconds = f"{w} x {h} to {width} x {height} pixels", time.perf_counter() - since
+    lines.append(f"written: {_listed(job.outputs())}")
+    text = "\n  ".join([f"{job.source}: {sizes}, {upscaled.search} search, {seconds:.1f} s", *lines])
+    if job.page:
+        from rrsr_jax.evaluation.comparison_page import write_before_and_after
+
+        thumbnails = {path.name: reference.rgb for path, reference in chosen.items()}
+        write_before_and_after(job.page, job.source.name, text, picture.rgb, upscaled.rgb, thumbnails)
+    return text
+
+
+def _enlarged(picture: "Picture", rgb: Any) -> "Picture":
+    """The result as a picture of the same kind, its transparency enlarged as well."""
+    import numpy as np
+    from PIL import Image
+
+    alpha = picture.alpha
+    if alpha is not None:
+        alpha = np.asarray(Image.fromarray(alpha).resize(rgb.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+    return dataclasses.replace(picture, rgb=rgb, alpha=alpha)
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(note, flush=True)
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one behind it, is that of a full disk."""
+    while error is not None and not (isinstance(error, OSError) and error.errno in FULL_DISK):
+        error = error.__cause__
+    return error is not None
+
+
+def _listed(paths: Iterable[pathlib.Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+if __name__ == "__main__":
+    main()
