@@ -78,7 +78,7 @@ class Stages:
             done(tile.pixels())
         return Reference(maps[:-1], Canvas.of(maps[-1]))
 
-    def descriptors(self, lr: np.ndarray) -> Canvas:
+    def descriptors(self, lr: np.ndarray, done: Done) -> Canvas:
         """What the input (h, w, 3) is matched by."""
 
         def compute(params, lr):
@@ -86,21 +86,22 @@ class Stages:
 
         run, params = self._program("input", compute), self._some("correspondence")
         tiles = tiles_of(*lr.shape[:2], _INPUT_REACH, _LARGEST_INPUT)
-        return Canvas.of(_assembled(computed(tiles, lambda tile: run(params, tile.cut(lr))), lr.shape[:2]))
+        results = computed(tiles, lambda tile: run(params, tile.cut(lr)))
+        return Canvas.of(_assembled(results, lr.shape[:2], done=done))
 
-    def restore(self, lr: np.ndarray, references: Sequence[Reference], matches: Matches, done: Done) -> np.ndarray:
+    def restore(self, lr: np.ndarray, features: Sequence[list[np.ndarray]], matches: Matches, done: Done) -> np.ndarray:
         """The result (4h, 4w, 3) for an input (h, w, 3), not clipped.
 
         Args:
           lr: the input.
-          references: their features are taken out, scale by scale, as soon as they are not needed any more.
+          features: of each reference; they are taken out of the lists, scale by scale.
           matches: of the input in the references.
           done: told the pixels of each tile, and the scale.
         """
-        flow = self._prepared_flow(matches, references)
+        flow = self._prepared_flow(matches, [of_one[0].shape[0] for of_one in features])
         x = self._context(lr)
         for k, scale in enumerate(SCALES):
-            canvas = _canvas([reference.features for reference in references], k)
+            canvas = _canvas(features, k)
             for i in range(self.model.alignments[k]):
                 params = self._params[f"fas_{scale}x_{i}"]
                 aligned, mean = self._align(k, params, x, canvas, flow, done)
@@ -117,9 +118,9 @@ class Stages:
     def _some(self, *modules: str) -> Params:
         return {name: self._params[name] for name in modules}
 
-    def _prepared_flow(self, matches: Matches, references: Sequence[Reference]) -> np.ndarray:
+    def _prepared_flow(self, matches: Matches, heights: Sequence[int]) -> np.ndarray:
         """The flow to the canvas of references, (h, w, 2), ready for the offsets of each scale."""
-        top = np.array(_tops([reference.features[0].shape[0] for reference in references]), np.float32)
+        top = np.array(_tops(heights), np.float32)
         place = matches.place + np.stack([top[matches.which], np.zeros(matches.which.shape, np.float32)], -1)
         h, w = matches.which.shape
         flow = place - np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).astype(np.float32)
@@ -213,12 +214,15 @@ def _paste(x: np.ndarray, results: Iterable[tuple[Tile, np.ndarray]]) -> None:
         tile.paste(x, part)
 
 
-def _assembled(results: Iterable[tuple[Tile, np.ndarray]], size: tuple[int, ...], scale: int = 1) -> np.ndarray:
+def _assembled(
+    results: Iterable[tuple[Tile, np.ndarray]], size: tuple[int, ...], scale: int = 1, done: Done = lambda pixels: None
+) -> np.ndarray:
     """What counts of the result of each tile, (1, ., ., C), as one map of `size`."""
     whole = None
     for tile, part in results:
         whole = np.empty((*size, part.shape[-1]), part.dtype) if whole is None else whole
         tile.paste(whole, part, scale)
+        done(tile.pixels())
     assert whole is not None
     return whole
 

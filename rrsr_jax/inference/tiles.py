@@ -98,6 +98,6 @@ def computed(tiles: Iterable[Tile], compute: Callable[[Tile], Any]) -> Iterator[
 
 
 def bucket(size: int) -> int:
-    """`size` rounded up to one of few sizes, by an eighth at most, and by 15 at least for the smallest."""
-    step = max(16, 1 << (size.bit_length() - 4))
+    """`size` rounded up to one of few sizes: to a multiple of 16, and less than an eighth of it if it is 128 or more."""
+    step = max(16, 2 ** max(0, size.bit_length() - 4))
     return -(-size // step) * step
