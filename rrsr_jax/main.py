@@ -6,7 +6,6 @@ python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]
 """
 
 import logging as python_logging
-import os
 import pathlib
 import sys
 
@@ -14,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rrsr_jax import config_files
+from rrsr_jax import compilation_cache, config_files
 from rrsr_jax.console import exit_on_error, log
 from rrsr_jax.errors import InputError
 from rrsr_jax.training import train
@@ -42,8 +41,7 @@ def main(argv: list[str]) -> None:
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
     kernels = python_logging.getLogger("kernels")
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "rrsr_jax"))
+    compilation_cache.use()
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrsr_jax.inference.tiles import LARGEST, bucket
+from rrsr_jax.inference import tiles
+from rrsr_jax.inference.tiles import bucket
 from rrsr_jax.models.matching import PATCH, match_patches, normalised, patch_norm
 from rrsr_jax.models.search import assemble_windows, cell_means, search_windows, window_size, windows
 from rrsr_jax.models.subpixel import subpixel_shift
@@ -24,7 +25,10 @@ SEARCHES = ("auto", "exact", "coarse")
 _WINDOWS = 2**14  # cells of the coarse search that are compared at a time
 _MARGIN = PATCH - 1
 
-Progress = Callable[[float], None]  # told how much was done since the last time, in pairs of patches
+Size = tuple[int, int]  # height and width
+_AROUND, _SAME = 5, 2.0  # see `supported`
+
+Done = Callable[[float], None]  # told how much was done since the last time: pairs of patches, or a share
 
 
 class Canvas(NamedTuple):
@@ -36,7 +40,7 @@ class Canvas(NamedTuple):
     """
 
     features: jax.Array
-    size: tuple[int, int]
+    size: Size
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Canvas":
@@ -45,10 +49,6 @@ class Canvas(NamedTuple):
         canvas = np.zeros((1, bucket(h), bucket(w), channels), np.float32)
         canvas[0, :h, :w] = features
         return cls(jnp.asarray(canvas), (h, w))
-
-    def patches(self) -> int:
-        """How many patches there are."""
-        return (self.size[0] - _MARGIN) * (self.size[1] - _MARGIN)
 
     def valid(self) -> np.ndarray:
         """The size, as `match_patches` wants it."""
@@ -69,15 +69,23 @@ class Matches(NamedTuple):
     score: np.ndarray
 
 
-def choose_search(search: str, image: Canvas, references: Sequence[Canvas]) -> str:
-    """`exact` or `coarse`; of `auto`, by the number of pairs of patches."""
+def choose_search(search: str, image: Size, references: Sequence[Size]) -> str:
+    """`exact` or `coarse`; of `auto`, by the number of pairs of patches. Sizes are in pixels at 1x."""
     if search != "auto":
         return search
-    return "exact" if image.patches() * sum(r.patches() for r in references) <= EXACT_PAIRS else "coarse"
+    return "exact" if sum(work(image, size, "exact") for size in references) <= EXACT_PAIRS else "coarse"
+
+
+def work(image: Size, reference: Size, search: str) -> float:
+    """What `find_matches` has to do for one reference, in pairs of patches."""
+    patches, others = (float(h - _MARGIN) * (w - _MARGIN) for h, w in (image, reference))
+    if search == "exact" or min(*image, *reference) < window_size(FACTOR):
+        return patches * others
+    return patches * others / FACTOR**4 + patches * window_size(FACTOR) ** 2  # between cells, then in windows
 
 
 def find_matches(
-    image: Canvas, references: Sequence[Canvas], search: str, *, subpixel: bool, dtype: str, tile: int, done: Progress
+    image: Canvas, references: Sequence[Canvas], search: str, *, subpixel: bool, dtype: str, tile: int, done: Done
 ) -> list[Matches]:
     """The best patch in each reference for every patch of the image.
 
@@ -91,7 +99,8 @@ def find_matches(
     find = _exact if search == "exact" else _coarse
     found = []
     for reference in references:
-        index, score = find(image, reference, dtype, tile, done)
+        pairs = work(image.size, reference.size, search)
+        index, score = find(image, reference, dtype, tile, lambda share, pairs=pairs: done(share * pairs))
         columns = reference.features.shape[2] - _MARGIN
         place = np.stack([index // columns, index % columns], -1).astype(np.float32)
         if subpixel:
@@ -101,7 +110,7 @@ def find_matches(
 
 
 def best_of(found: Sequence[Matches]) -> Matches:
-    """The best reference for each patch; the first one wins a tie."""
+    """The best reference for each patch; the first one wins a tie. Its `which` is the number in `found`."""
     best = found[0]
     for number, matches in enumerate(found[1:], start=1):
         better = matches.score > best.score
@@ -113,15 +122,36 @@ def best_of(found: Sequence[Matches]) -> Matches:
     return best
 
 
-def _exact(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Progress) -> tuple[np.ndarray, np.ndarray]:
+def supported(matches: Matches) -> np.ndarray:
+    """Which matches neighbours confirm, (h - 2, w - 2) bool.
+
+    They do if at least a third of the 24 patches around have their match in the same reference, and at the same distance to two
+    pixels at 1x. Where a reference shows the same thing, patches beside each other have their matches beside each other. In an
+    image of something else, the best matches lie anywhere.
+    """
+    h, w = matches.which.shape
+    distance = matches.place - np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1)
+    rim = _AROUND // 2
+    which = np.pad(matches.which, rim, constant_values=-1)
+    around = np.pad(distance, ((rim, rim), (rim, rim), (0, 0))).astype(np.float32)
+    votes = np.zeros((h, w), np.int8)
+    for y in range(_AROUND):
+        for x in range(_AROUND):
+            same = which[y : y + h, x : x + w] == matches.which
+            votes += same & (np.abs(around[y : y + h, x : x + w] - distance).max(-1) <= _SAME)
+    return votes - 1 >= (_AROUND**2 - 1) // 3
+
+
+def _exact(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Done) -> tuple[np.ndarray, np.ndarray]:
     """Index, row-major over the patches of the reference's canvas, and score."""
     index, score = (np.zeros([size - _MARGIN for size in image.size], kind) for kind in (np.int32, np.float32))
-    for place, part in _parts(image):
+    parts = list(_parts(image))
+    for place, part in parts:
         found = _match_exactly(part, reference.features, reference.valid(), dtype=dtype, tile=tile)
         for into, values in zip((index, score), found, strict=True):
             view = into[place]
             view[:] = np.asarray(values)[0, : view.shape[0], : view.shape[1]]
-        done(index[place].size * reference.patches())
+        done(1 / len(parts))
     return index, score
 
 
@@ -132,7 +162,7 @@ def _parts(image: Canvas) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
     """
     features = np.asarray(image.features[0])
     patches = [size - _MARGIN for size in image.size]
-    rows, columns = (min(size, LARGEST) - _MARGIN for size in features.shape[:2])
+    rows, columns = (min(size, tiles.SIDES[-1]) - _MARGIN for size in features.shape[:2])
     for y in range(0, patches[0], rows):
         for x in range(0, patches[1], columns):
             top, left = max(0, min(y, patches[0] - rows)), max(0, min(x, patches[1] - columns))
@@ -140,7 +170,7 @@ def _parts(image: Canvas) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
             yield place, features[None, top : top + rows + _MARGIN, left : left + columns + _MARGIN]
 
 
-def _coarse(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Progress) -> tuple[np.ndarray, np.ndarray]:
+def _coarse(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Done) -> tuple[np.ndarray, np.ndarray]:
     """As `_exact`."""
     if min(*image.size, *reference.size) < window_size(FACTOR):
         return _exact(image, reference, dtype, tile, done)
@@ -148,7 +178,8 @@ def _coarse(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Progr
         Canvas(_cells(canvas.features), (canvas.size[0] // FACTOR, canvas.size[1] // FACTOR))
         for canvas in (image, reference)
     ]
-    coarse, _ = _exact(*cells, dtype, tile, done)
+    coarse_share = work(cells[0].size, cells[1].size, "exact") / work(image.size, reference.size, "coarse")
+    coarse, _ = _exact(*cells, dtype, tile, lambda share: done(share * coarse_share))
     start, corner = _windows(coarse[None], cells[1].features.shape[2], image.size, reference.valid())
     # A list of cells, in parts of one size; the last part is filled up with its first cell.
     flat = [np.asarray(array).reshape(-1, 2) for array in (start, corner)]
@@ -159,21 +190,13 @@ def _coarse(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Progr
         full = [np.concatenate([array, np.repeat(array[:1], part - len(array), 0)])[None, None] for array in cut]
         result = _search_windows(image.features, reference.features, *full, reference.valid(), dtype=dtype, tile=tile)
         found.append([np.asarray(values)[:, :, : len(cut[0])] for values in result])
-        done(len(cut[0]) * (FACTOR * window_size(FACTOR)) ** 2)
+        done(len(cut[0]) / len(flat[0]) * (1 - coarse_share))
     index, score = (
         assemble_windows(np.concatenate(parts, 2).reshape(*start.shape[:3], FACTOR, FACTOR), image.size, FACTOR)[0]
         for parts in zip(*found, strict=True)
     )
     h, w = index.shape
     return index, score / (np.asarray(_patch_norm(image.features))[0, :h, :w] + np.float32(1e-5))
-
-
-def work(image: Canvas, reference: Canvas, search: str) -> float:
-    """How much `done` is told in all, in pairs of patches."""
-    pairs = float(image.patches()) * reference.patches()
-    if search == "exact" or min(*image.size, *reference.size) < window_size(FACTOR):
-        return pairs
-    return pairs / FACTOR**4 + image.patches() * window_size(FACTOR) ** 2
 
 
 def _shifts(image: Canvas, reference: Canvas, index: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.inference.search import Canvas, Matches
-from rrsr_jax.inference.tiles import LARGEST, Tile, bucket, computed, rows_of_tiles, tiles_of
+from rrsr_jax.inference.tiles import Tile, bucket, computed, rows_of_tiles, tiles_of
 from rrsr_jax.models.contract import SCALES
 from rrsr_jax.models.matching import PATCH, normalised
 from rrsr_jax.models.pfas import FAS
@@ -27,6 +27,8 @@ _REFERENCE_REACH = 12  # pixels of a reference around a pixel that change its fe
 _INPUT_REACH = 5  # likewise of the input: upsampling and descriptors
 _OFFSETS_REACH = {"patches": 2, "smooth": 1}  # 1x pixels of the prepared flow around a pixel that change its offsets
 _IMAGE_REACH = 4  # pixels at 4x: the two last convolutions, and the enlarged input, whose tiles need a multiple of 4
+
+_LARGEST_INPUT = 128  # pixels a side of a tile of the input that is enlarged and described
 
 Params = Mapping[str, Any]
 Done = Callable[..., None]  # told how many pixels are done, and at which scale
@@ -76,29 +78,30 @@ class Stages:
             done(tile.pixels())
         return Reference(maps[:-1], Canvas.of(maps[-1]))
 
-    def descriptors(self, lr: np.ndarray) -> Canvas:
+    def descriptors(self, lr: np.ndarray, done: Done) -> Canvas:
         """What the input (h, w, 3) is matched by."""
 
         def compute(params, lr):
             return normalised(self.model.apply({"params": params}, lr, method="input_descriptors"))
 
         run, params = self._program("input", compute), self._some("correspondence")
-        tiles = tiles_of(*lr.shape[:2], _INPUT_REACH, LARGEST // 2)  # a tile is enlarged four times
-        return Canvas.of(_assembled(computed(tiles, lambda tile: run(params, tile.cut(lr))), lr.shape[:2]))
+        tiles = tiles_of(*lr.shape[:2], _INPUT_REACH, _LARGEST_INPUT)
+        results = computed(tiles, lambda tile: run(params, tile.cut(lr)))
+        return Canvas.of(_assembled(results, lr.shape[:2], done=done))
 
-    def restore(self, lr: np.ndarray, references: Sequence[Reference], matches: Matches, done: Done) -> np.ndarray:
+    def restore(self, lr: np.ndarray, features: Sequence[list[np.ndarray]], matches: Matches, done: Done) -> np.ndarray:
         """The result (4h, 4w, 3) for an input (h, w, 3), not clipped.
 
         Args:
           lr: the input.
-          references: their features are taken out, scale by scale, as soon as they are not needed any more.
+          features: of each reference; they are taken out of the lists, scale by scale.
           matches: of the input in the references.
           done: told the pixels of each tile, and the scale.
         """
-        flow = self._prepared_flow(matches, references)
+        flow = self._prepared_flow(matches, [of_one[0].shape[0] for of_one in features])
         x = self._context(lr)
         for k, scale in enumerate(SCALES):
-            canvas = _canvas([reference.features for reference in references], k)
+            canvas = _canvas(features, k)
             for i in range(self.model.alignments[k]):
                 params = self._params[f"fas_{scale}x_{i}"]
                 aligned, mean = self._align(k, params, x, canvas, flow, done)
@@ -115,9 +118,9 @@ class Stages:
     def _some(self, *modules: str) -> Params:
         return {name: self._params[name] for name in modules}
 
-    def _prepared_flow(self, matches: Matches, references: Sequence[Reference]) -> np.ndarray:
+    def _prepared_flow(self, matches: Matches, heights: Sequence[int]) -> np.ndarray:
         """The flow to the canvas of references, (h, w, 2), ready for the offsets of each scale."""
-        top = np.array(_tops([reference.features[0].shape[0] for reference in references]), np.float32)
+        top = np.array(_tops(heights), np.float32)
         place = matches.place + np.stack([top[matches.which], np.zeros(matches.which.shape, np.float32)], -1)
         h, w = matches.which.shape
         flow = place - np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1).astype(np.float32)
@@ -211,12 +214,15 @@ def _paste(x: np.ndarray, results: Iterable[tuple[Tile, np.ndarray]]) -> None:
         tile.paste(x, part)
 
 
-def _assembled(results: Iterable[tuple[Tile, np.ndarray]], size: tuple[int, ...], scale: int = 1) -> np.ndarray:
+def _assembled(
+    results: Iterable[tuple[Tile, np.ndarray]], size: tuple[int, ...], scale: int = 1, done: Done = lambda pixels: None
+) -> np.ndarray:
     """What counts of the result of each tile, (1, ., ., C), as one map of `size`."""
     whole = None
     for tile, part in results:
         whole = np.empty((*size, part.shape[-1]), part.dtype) if whole is None else whole
         tile.paste(whole, part, scale)
+        done(tile.pixels())
     assert whole is not None
     return whole
 

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 SIDES = (32, 48, 64, 96, 128, 192, 256)  # of tiles, in pixels: few, so that few programs are compiled
-LARGEST = SIDES[-1]
 _AHEAD = 1  # tiles that are computed while the results of the one before are stored
 
 
@@ -52,14 +51,17 @@ class Tile(NamedTuple):
         return (self.y.last - self.y.first) * (self.x.last - self.x.first)
 
 
-def side(size: int, overlap: int, largest: int = LARGEST) -> int:
-    """The side of tiles along an axis of `size` pixels: one of `SIDES`, or `size` where the overlap would take most of those."""
-    least = max(3 * overlap, SIDES[0])
-    fitting = [s for s in SIDES if least <= s <= min(size, largest)] or [-(-least // SIDES[0]) * SIDES[0]]
+def side(size: int, overlap: int, largest: int = 0) -> int:
+    """The side of tiles along an axis of `size` pixels: one of `SIDES` up to `largest` (0: any), or `size` if that is smaller.
+
+    Where the overlap would take most of a tile, tiles are larger.
+    """
+    least, most = max(3 * overlap, SIDES[0]), min(size, largest or SIDES[-1])
+    fitting = [s for s in SIDES if least <= s <= most] or [-(-least // SIDES[0]) * SIDES[0]]
     return min(size, fitting[-1])
 
 
-def spans(size: int, overlap: int, largest: int = LARGEST) -> list[Span]:
+def spans(size: int, overlap: int, largest: int = 0) -> list[Span]:
     """The tiles along an axis. Each result that counts is `overlap` pixels or more from an edge of its tile, or at the image's.
 
     Sides, `overlap` and `size` that are multiples of a number give starts that are multiples of it.
@@ -72,13 +74,13 @@ def spans(size: int, overlap: int, largest: int = LARGEST) -> list[Span]:
     return [Span(at, at + length, *core) for at, *core in zip(starts, [0, *lasts[:-1]], lasts, strict=True)]
 
 
-def rows_of_tiles(height: int, width: int, overlap: int, largest: int = LARGEST) -> list[list[Tile]]:
+def rows_of_tiles(height: int, width: int, overlap: int, largest: int = 0) -> list[list[Tile]]:
     """All tiles, row by row."""
     columns = spans(width, overlap, largest)
     return [[Tile(y, x) for x in columns] for y in spans(height, overlap, largest)]
 
 
-def tiles_of(height: int, width: int, overlap: int, largest: int = LARGEST) -> list[Tile]:
+def tiles_of(height: int, width: int, overlap: int, largest: int = 0) -> list[Tile]:
     """All tiles in one list."""
     return [tile for row in rows_of_tiles(height, width, overlap, largest) for tile in row]
 
@@ -96,6 +98,6 @@ def computed(tiles: Iterable[Tile], compute: Callable[[Tile], Any]) -> Iterator[
 
 
 def bucket(size: int) -> int:
-    """`size` rounded up to one of few sizes, by an eighth at most, and by 15 at least for the smallest."""
-    step = max(16, 1 << (size.bit_length() - 4))
+    """`size` rounded up to one of few sizes: to a multiple of 16, and less than an eighth of it if it is 128 or more."""
+    step = max(16, 2 ** max(0, size.bit_length() - 4))
     return -(-size // step) * step
