@@ -4,7 +4,7 @@ import os
 import pathlib
 
 
-def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+def write_atomically(path: pathlib.Path, content: str | bytes | bytearray) -> None:
     """Writes the complete file or none: under a temporary name first."""
     temporary = path.with_name(path.name + ".tmp")
     try:
