@@ -340,7 +340,7 @@ PYTHON = [(page, code) for page, text in PAGES.items() for code in blocks(text, 
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page for page, _ in PYTHON])
 def test_code_runs(page, code):
     """Traced, without computing, with a small model. Of code that reads files only the imports run."""
-    if ".safetensors" in code or ".jaxexport" in code:
+    if any(name in code for name in (".safetensors", ".jaxexport", ".png")):
         code = "\n".join(line for line in code.splitlines() if line.startswith(("import ", "from ")))
     namespace = {"tiny_rrsr": tiny_rrsr}
 
@@ -349,7 +349,7 @@ def test_code_runs(page, code):
         return namespace.get("sr")
 
     result = jax.eval_shape(run)
-    if page == "README.md":
+    if page == "README.md" and "RRSR()" in code:
         assert result.shape == (1, 128, 96, 3)
 
 
@@ -365,6 +365,8 @@ def test_rooms_import_only_lower_levels():
     rooms = set()
     for path in files:
         room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        if room == "__init__":  # the package's face, which imports when it is asked
+            continue
         rooms.add(room)
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -373,4 +375,4 @@ def test_rooms_import_only_lower_levels():
             for other in map(room_of, names):
                 if other in level and other != room:
                     assert level[other] < level[room], f"{path.relative_to(ROOT)} imports {other}"
-    assert rooms - {"__init__"} == set(level)
+    assert rooms == set(level)
