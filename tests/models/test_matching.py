@@ -244,13 +244,13 @@ def test_factors_that_mean_nothing(factor):
 
 def test_padding_costs_nothing(monkeypatch):
     a, b = normal(0, 1, 6, 7, 4), normal(1, 1, 40, 9, 4)
-    visits, compare = [], matching._best_in_block
+    visits, compare = [], matching.best_in_block
 
     def counted(*arguments):
         jax.debug.callback(lambda: visits.append(1))
         return compare(*arguments)
 
-    monkeypatch.setattr(matching, "_best_in_block", counted)
+    monkeypatch.setattr(matching, "best_in_block", counted)
     counts = []
     for rows in (40, 9, 2):
         visits.clear()
