@@ -127,7 +127,7 @@ def test_in_a_browser(page, tmp_path, width):
         drop("references", "a.png", "b.png")
         tab.wait_for_selector("#references-shown figure:nth-of-type(2)")
         tab.click("#start")
-        report = text("#report")
+        report = text("#report:has-text('became')")  # not the time that runs there before
         assert "30 x 20 pixels became 120 x 80" in report
         assert "grey to <RGB>" in report
         assert report.count("used for 25\N{NO-BREAK SPACE}% of the picture") == 2
