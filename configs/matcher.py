@@ -26,7 +26,7 @@ def _teacher() -> ConfigDict:
     c.data.warp_range = (0.0, 10.0)
     c.batch_size = 8
     c.steps = 5_000
-    c.loss = ConfigDict(dict(triplet=1.0, distillation=0.0))
+    c.loss = ConfigDict(dict(triplet=1.0, info_nce=0.0, distillation=0.0))
     c.learning_rates = ConfigDict(dict(default=1e-3))
     c.decay_steps = ()
     return c

@@ -4,7 +4,10 @@ Vocabulary, everywhere: `lr` low-resolution input (N, h, w, 3); `hr` its ground 
 (N, H, W, 3); `sr` output (N, 4h, 4w, 3). NHWC, float32, RGB in [0, 1]. "1x", "2x", "4x" count from the grid of `lr`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rrsr_jax.inference.upscaler import Upscaler
 
 __all__ = ["SCALE_FACTOR", "Upscaler", "__version__"]
 

@@ -1,6 +1,7 @@
 """Enlarges photographs four times, with the help of sharp photographs of the same place.
 
 python -m rrsr_jax.upscale INPUT [--ref REF [REF ...]] [--out OUT] [--weights WEIGHTS] [--search HOW] [--compare] [--force]
+python -m rrsr_jax.upscale --example  # writes a pair to the folder `example`, and uses it, with --compare
 
 INPUT is a photograph or a folder of photographs. REF is a photograph, or a folder of candidates, of which those that match an
 INPUT best are used for it. Without --ref, details come from the INPUT itself. Of a folder, finished photographs are skipped when
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from rrsr_jax.inference.references import References
 
 RECORD = "upscaled.jsonl"  # in a folder of results: what each was made from
+EXAMPLE = "example"  # the folder
 LITTLE = 0.05  # a reference that is used for less than this share of the image hardly helps
 
 
@@ -52,7 +54,10 @@ def main(argv: Sequence[str] | None = None, upscaler: Callable[..., Any] | None 
       argv: its arguments; None for those of the process.
       upscaler: what takes the place of the class `Upscaler`.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if (options.input is None) != options.example or (options.example and options.ref):
+        parser.error("INPUT expected, or --example without INPUT and --ref")
 
     @functools.cache
     def open_upscaler():
@@ -63,6 +68,11 @@ def main(argv: Sequence[str] | None = None, upscaler: Callable[..., Any] | None 
         return Upscaler(options.weights, search=options.search)
 
     with exit_on_error(), _interruptible():
+        if options.example:
+            from rrsr_jax.inference.example import write_example
+
+            options.input, reference = write_example(pathlib.Path(EXAMPLE))
+            options.ref, options.compare = [reference], True
         succeeded = (_upscale_folder if options.input.is_dir() else _upscale_one)(options, open_upscaler)
     if not succeeded:
         sys.exit(1)
@@ -73,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rrsr_jax.upscale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     path = pathlib.Path
-    parser.add_argument("input", type=path, metavar="INPUT", help="photograph, or folder of photographs")
+    parser.add_argument("input", type=path, nargs="?", metavar="INPUT", help="photograph, or folder of photographs")
     parser.add_argument(
         "--ref", type=path, nargs="+", action="extend", default=[], help="sharp photographs, or folders of candidates"
     )
@@ -89,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--search", choices=("auto", "exact", "coarse"), default="auto", help="for matches (default: chosen by size)"
     )
     parser.add_argument("--compare", action="store_true", help="also write a page that shows before and after")
+    parser.add_argument("--example", action="store_true", help=f"write a pair to the folder {EXAMPLE}, and use it")
     parser.add_argument("--force", action="store_true", help="replace existing files; do finished photographs again")
     return parser
 

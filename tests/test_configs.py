@@ -142,11 +142,11 @@ def test_left_half_of_table_2_adds_one_thing_at_a_time(stem, progressive, expert
         "matcher:teacher": {
             "steps": 5_000, "batch_size": 8, "learning_rates.default": 1e-3,
             "decay_steps": (), "data.warp_range": (0.0, 10.0), "data.patch": 160,
-            "loss.triplet": 1.0, "loss.distillation": 0.0, "model.channels": (64, 128, 256),
+            "loss.triplet": 1.0, "loss.info_nce": 0.0, "loss.distillation": 0.0, "model.channels": (64, 128, 256),
         },
         "matcher:student": {
             "steps": 75_000, "batch_size": 8, "learning_rates.default": 1e-3,
-            "decay_steps": (72_545,), "decay_factor": 0.1, "loss.triplet": 1.0, "loss.distillation": 15.0,
+            "decay_steps": (72_545,), "decay_factor": 0.1, "loss.triplet": 1.0, "loss.info_nce": 0.0, "loss.distillation": 15.0,
         },
         "masa": {
             "steps": 160 * 1_319, "decay_steps": (500 * 1_319,), "schedule": "cosine", "batch_size": 9,

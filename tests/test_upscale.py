@@ -63,6 +63,17 @@ def everything(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_the_example(place, capsys):
+    run("--example")
+    assert image("example/photo_x4.png").shape == (500, 740, 3)
+    assert image("example/reference.png").shape == (500, 741, 3)
+    assert "reference used for 60 % of the image: example/reference.png" in capsys.readouterr().out
+    assert (place / "example/photo_x4.html").exists()
+    for wrong in ([], ["--example", "small.png"], ["--example", "--ref", "small.png"]):
+        run(*wrong, status=2)
+        assert "INPUT expected, or --example without" in capsys.readouterr().err
+
+
 def test_one_photograph(place, capsys):
     write(place, {"small.png": noise(8, 6), "sharp.png": noise(40, 30, 1), "other.png": noise(20, 20, 2)})
     run("small.png", "--ref", "sharp.png", "other.png")

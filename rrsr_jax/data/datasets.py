@@ -7,37 +7,32 @@ Examples are sorted by name. A prepared dataset has a name like `cufed5`, or `cu
 import collections
 import io
 import itertools
+import json
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from rrsr_jax.data.folders import Files, Listing, by_name, check_name, images, owner, without_copies
 from rrsr_jax.data.images import check_image, resize_bicubic
 from rrsr_jax.data.pictures import read_rgb8
 from rrsr_jax.errors import InputError
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SMALLEST = 12  # 3x3 pixels at 1x, what matching needs
 SPLIT = "all_images"
 _STORED_AS_THEY_ARE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # PNG, JPEG
 EXAMPLES_PER_FILE = 2_000
+PREPARATION = "preparation.json"  # beside the records
 
 # Photographs that scikit-image's wheel carries (public domain or CC0).
 EMBEDDED_TRAIN = ("astronaut", "rocket", "hubble_deep_field")
 EMBEDDED_TEST = ("chelsea", "coffee")
-
-
-class Files(NamedTuple):
-    """The files of one example."""
-
-    name: str
-    hr: pathlib.Path
-    refs: tuple[pathlib.Path, ...] = ()
 
 
 class ImageFolders(tfds.core.GeneratorBasedBuilder):
@@ -47,12 +42,14 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
       LAYOUT: the expected folder, in words.
       COUNT: number of examples of the published set; None for any.
       REFERENCES: references of each example; None for one or more.
+      PUBLISHED_REFERENCES: how many the published set has; another number is noted. None for any.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     LAYOUT = ""
     COUNT: int | None = None
     REFERENCES: int | None = None
+    PUBLISHED_REFERENCES: int | None = None
 
     def __init__(self, data_dir: str, variant: str = "", examples: Iterable[dict[str, Any]] = ()):
         """A dataset in `data_dir`. Preparing it takes `examples`, as `encode` makes them."""
@@ -61,8 +58,8 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
         super().__init__(data_dir=data_dir, config=config, file_format="array_record")
 
     @classmethod
-    def list_files(cls, source: pathlib.Path) -> tuple[list[Files], list[str]]:
-        """The examples in a folder, by file name, and a message for each file that does not fit."""
+    def list_files(cls, source: pathlib.Path) -> Listing:
+        """The examples in a folder, by file name, and what there is besides."""
         raise NotImplementedError
 
     @classmethod
@@ -83,23 +80,37 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
             files.name.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"{os.fsencode(files.hr)!r}: a file name in UTF-8 expected; rename it") from error
+        check_name(files.name)
 
-        def encoded(path):
-            image, changes = cls.fit(*read_rgb8(path, smallest), path)
+        def encoded(path: pathlib.Path, is_input: bool) -> tuple[np.ndarray, list[io.BytesIO]]:
+            image, changes = cls.fit(*read_rgb8(path, smallest), path, is_input)
             notes.extend(changes)
             if tile and max(image.shape) > tile:
                 notes.append(f"cut into tiles of {tile}")
-                return [_png(piece) for piece in tiles(image, tile)]
+                return image, [_png(piece) for piece in tiles(image, tile)]
             raw = path.read_bytes()
-            return [io.BytesIO(raw) if not changes and raw.startswith(_STORED_AS_THEY_ARE) else _png(image)]
+            return image, [io.BytesIO(raw) if not changes and raw.startswith(_STORED_AS_THEY_ARE) else _png(image)]
 
-        pieces = encoded(files.hr)
-        refs = [ref for path in files.refs for ref in encoded(path)]
+        image, pieces = encoded(files.hr, is_input=True)
+        refs = []
+        for path in files.refs:
+            ref, stored = encoded(path, is_input=False)
+            refs += stored
+            if np.array_equal(ref, image):
+                if cls.COUNT is None:
+                    raise InputError(
+                        f"{path}: another image than the input expected, got {files.hr} again; replace or remove it"
+                    )
+                notes.append(f"a reference that is the input itself: {path}")
+        if cls.PUBLISHED_REFERENCES not in (None, len(refs)):
+            notes.append(f"{len(refs)} references instead of the published {cls.PUBLISHED_REFERENCES}: {files.name}")
         names = [files.name] if len(pieces) == 1 else [f"{files.name}-{i:03}" for i in range(len(pieces))]
         return [{"name": name, "hr": hr, "refs": refs} for name, hr in zip(names, pieces, strict=True)], notes
 
     @classmethod
-    def fit(cls, image: np.ndarray, notes: list[str], path: pathlib.Path) -> tuple[np.ndarray, list[str]]:
+    def fit(
+        cls, image: np.ndarray, notes: list[str], path: pathlib.Path, is_input: bool
+    ) -> tuple[np.ndarray, list[str]]:
         """Makes an image fit the dataset, or raises InputError. By default any image fits."""
         return image, notes
 
@@ -135,29 +146,33 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
 class RefPairs(ImageFolders):
     """A user's own pairs: images with one or more references each, of any sizes."""
 
-    LAYOUT = "input/NAME.png with ref/NAME.png, or with any number of ref/NAME_*.png or ref/NAME/*.png (also JPEG, BMP, WebP)"
+    LAYOUT = "input/NAME.png with ref/NAME.png, or with any number of ref/NAME_*.png or ref/NAME/*.png; NAME may have folders"
 
     @classmethod
     def list_files(cls, source):
-        """Pairs by file name; a reference belongs to the longest input name that its own name starts with."""
-        inputs, problems = _by_name(_images(source / "input"))
+        """Pairs by their names in `input` and in `ref`, see `folders.owner`."""
+        listing = Listing()
+        for path in sorted(source.iterdir()) if source.is_dir() else ():
+            if path.name not in ("input", "ref"):
+                listing.leave_out("beside input and ref", path)
+        inputs = by_name(images(source / "input", listing), source / "input", listing)
         refs = collections.defaultdict(list)
-        for path in _images(source / "ref", deep=True):
-            owner = path.parent.name if path.parent != source / "ref" else path.stem
-            while owner not in inputs and "_" in owner:
-                owner = owner.rpartition("_")[0]
-            if owner in inputs:
-                refs[owner].append(path)
+        paths = images(source / "ref", listing)
+        for path in paths:
+            name = unicodedata.normalize("NFC", path.relative_to(source / "ref").with_suffix("").as_posix())
+            if name_of_input := owner(name, inputs):
+                refs[name_of_input].append(path)
             else:
-                problems.append(f"{path}: no input of that name")
-        found = []
+                listing.problems.append(f"{path}: no input of that name; rename or remove it")
         for name, path in sorted(inputs.items()):
             number = len(refs[name])
             if number == 0 or (cls.REFERENCES and number != cls.REFERENCES):
-                problems.append(f"{path}: {cls.REFERENCES or 'one or more'} reference(s) expected, got {number}")
+                listing.problems.append(
+                    f"{path}: {cls.REFERENCES or 'one or more'} reference(s) expected in {source / 'ref'}, got {number}"
+                )
             else:
-                found.append(Files(name, path, tuple(refs[name])))
-        return found, problems
+                listing.files.append(Files(name.replace("/", "-"), path, tuple(refs[name])))
+        return listing
 
 
 class Cufed(RefPairs):
@@ -168,11 +183,11 @@ class Cufed(RefPairs):
     PATCH = 160
 
     @classmethod
-    def fit(cls, image, notes, path):
+    def fit(cls, image, notes, path, is_input):
         """Inputs must be 160x160; references are resized to that."""
         if image.shape[:2] == (cls.PATCH, cls.PATCH):
             return image, notes
-        if path.parent.name == "input":
+        if is_input:
             raise InputError(f"{path}: {cls.PATCH}x{cls.PATCH} pixels expected, got {image.shape[0]}x{image.shape[1]}")
         return resize_bicubic(image, cls.PATCH, cls.PATCH), [*notes, f"reference resized to {cls.PATCH}x{cls.PATCH}"]
 
@@ -187,8 +202,8 @@ class WrSr(RefPairs):
 class Sun80(RefPairs):
     """Sun80 (Sun and Hays 2012): 80 images with 20 references each."""
 
-    LAYOUT = "input/NAME.png and ref/NAME/*.png (or ref/NAME_*.png), 80 images with 20 references each"
-    COUNT, REFERENCES = 80, 20
+    LAYOUT = "input/NAME.png and ref/NAME/*.png (or ref/NAME_*.png), 80 images with 20 references each, or fewer"
+    COUNT, PUBLISHED_REFERENCES = 80, 20
 
 
 class Cufed5(ImageFolders):
@@ -201,37 +216,36 @@ class Cufed5(ImageFolders):
     @classmethod
     def list_files(cls, source):
         """Groups by the part of the name before the last underscore."""
-        by_name, problems = _by_name(_images(source))
+        listing = Listing()
         groups = collections.defaultdict(dict)
-        for stem, path in by_name.items():
+        for stem, path in by_name(images(source, listing, deep=False), source, listing).items():
             group, _, member = stem.rpartition("_")
             if group and member in map(str, cls.MEMBERS):
                 groups[group][int(member)] = path
             else:
-                problems.append(f"{path}: a name like 000_0.png to 000_5.png expected")
-        found = []
+                listing.problems.append(f"{path}: a name like 000_0.png to 000_5.png expected; rename or remove it")
         for group, members in sorted(groups.items()):
             if missing := [str(i) for i in cls.MEMBERS if i not in members]:
-                problems.append(f"{source / group}_*: no image {', '.join(missing)}")
+                listing.problems.append(f"{source / group}_*: no image {', '.join(missing)}")
             else:
-                found.append(Files(group, members[0], tuple(members[i] for i in cls.MEMBERS[1:])))
-        return found, problems
+                listing.files.append(Files(group, members[0], tuple(members[i] for i in cls.MEMBERS[1:])))
+        return listing
 
 
 class Photos(ImageFolders):
     """Photographs without references: to train on pairs that are made from them, or to super-resolve each on its own."""
 
-    LAYOUT = "photographs in any format, also in folders of the folder"
+    LAYOUT = "photographs, also in folders of the folder"
     REFERENCES = 0
 
     @classmethod
     def list_files(cls, source):
-        """One example per image, named by its path in the folder."""
-        by_name, problems = _by_name(
-            _images(source, deep=True),
-            lambda path: path.relative_to(source).with_suffix("").as_posix().replace("/", "-"),
-        )
-        return [Files(name, path) for name, path in sorted(by_name.items())], problems
+        """One example per image, named by its path in the folder; low-resolution copies are left out."""
+        listing = Listing()
+        paths = without_copies(images(source, listing), source, listing)
+        named = by_name(paths, source, listing, flat=True)
+        listing.files += [Files(name, path) for name, path in sorted(named.items())]
+        return listing
 
 
 class Urban100(Photos):
@@ -262,7 +276,16 @@ def builder_class(name: str) -> tuple[type[ImageFolders], str]:
 
 
 class Prepared(Sequence):
-    """The examples of a prepared dataset."""
+    """The examples of a prepared dataset.
+
+    Attributes:
+      name: of the dataset.
+      folder: of its files.
+      has_references: whether its examples have references.
+      written: when it was prepared; tells one preparation from another.
+      preparation: what `prepare` noted, see `prepare.prepare`; empty if an older version prepared it.
+      sides: the name and the smaller side, in pixels, of each example; empty likewise.
+    """
 
     def __init__(self, name: str, data_dir: str):
         """Opens the records.
@@ -271,16 +294,19 @@ class Prepared(Sequence):
           InputError: not prepared (says how to), or a record file is missing or cut short.
         """
         cls, _ = builder_class(name)
-        self.name, self._folder = name, pathlib.Path(data_dir, name, str(cls.VERSION))
+        self.name, self.folder = name, pathlib.Path(data_dir, name, str(cls.VERSION))
         try:
-            self._records = tfds.builder_from_directory(self._folder).as_data_source(SPLIT)
+            self._records = tfds.builder_from_directory(self.folder).as_data_source(SPLIT)
         except Exception as error:  # the library's own errors, of many kinds
             raise InputError(
-                f"no prepared dataset {name} in {data_dir} (looked for {self._folder}); prepare it: python -m "
+                f"no prepared dataset {name} in {data_dir} (looked for {self.folder}); prepare it: python -m "
                 f"rrsr_jax.data.prepare --dataset={name} --source=DIR --data_dir={data_dir}, DIR with {cls.LAYOUT}"
             ) from error
         self.has_references = cls.REFERENCES != 0
-        self.written = (self._folder / "dataset_info.json").stat().st_mtime_ns  # tells one preparation from another
+        self.written = (self.folder / "dataset_info.json").stat().st_mtime_ns
+        notes = self.folder / PREPARATION
+        self.preparation: dict[str, Any] = json.loads(notes.read_text()) if notes.is_file() else {}
+        self.sides: list[tuple[str, int]] = [(name, side) for name, side in self.preparation.get("sides", ())]
         try:
             self[0]
         except InputError:  # one record, or the whole file?
@@ -296,10 +322,10 @@ class Prepared(Sequence):
             record = self._records[index]
         except Exception as error:  # record readers and image decoders raise what they like
             raise InputError(
-                f"{self.name}: record {index} of {len(self)} in {self._folder} is damaged ({error}); remove that folder and "
+                f"{self.name}: record {index} of {len(self)} in {self.folder} is damaged ({error}); remove that folder and "
                 "prepare the dataset again"
             ) from error
-        return {"name": record["name"].decode(), "hr": record["hr"], "refs": list(record["refs"])}
+        return {"name": check_name(record["name"].decode()), "hr": record["hr"], "refs": list(record["refs"])}
 
 
 def embedded_photographs(names: tuple[str, ...], smallest: int) -> list[np.ndarray]:
@@ -315,25 +341,6 @@ def tiles(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
     for top in starts[0]:
         for left in starts[1]:
             yield image[top : top + side, left : left + side]
-
-
-def _images(folder: pathlib.Path, deep: bool = False) -> Iterator[pathlib.Path]:
-    """Image files of a folder, sorted by path; hidden ones are left out."""
-    if not folder.is_dir():
-        raise InputError(f"no folder {folder}")
-    for path in sorted(folder.rglob("*") if deep else folder.iterdir(), key=pathlib.Path.as_posix):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGE_ENDINGS and path.is_file() and not hidden:
-            yield path
-
-
-def _by_name(paths, name_of=lambda path: path.stem) -> tuple[dict[str, pathlib.Path], list[str]]:
-    found, problems = {}, []
-    for path in paths:
-        first = found.setdefault(name_of(path), path)
-        if first != path:
-            problems.append(f"{path}: has the name of {first}, but for its ending")
-    return found, problems
 
 
 def _png(image: np.ndarray) -> io.BytesIO:

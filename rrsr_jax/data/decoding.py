@@ -113,10 +113,10 @@ def take_apart(image: Image.Image, raw: bytes = b"") -> Decoded:
 
 @contextlib.contextmanager
 def _decoding() -> Iterator[None]:
-    """Turns what decoders raise into InputError. Pillow's warning at half its limit of pixels is left out; the limit stays."""
+    """Turns what decoders raise into InputError. Pillow's warnings are left out: of odd metadata, of half its limit of pixels."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
             yield
     except InputError:
         raise

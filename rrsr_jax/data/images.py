@@ -42,6 +42,36 @@ def upscale(image: np.ndarray) -> np.ndarray:
     return resize_bicubic(image, image.shape[0] * SCALE_FACTOR, image.shape[1] * SCALE_FACTOR)
 
 
+def matching_patch(patch: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The part of `image` that shows what `patch` shows, of the same size: (size, size, 3) of (H, W, 3).
+
+    It is where the normalised correlation of both, reduced by 4 and grey, is largest. The patch is also tried 1.5 times larger
+    and smaller. A smaller image is enlarged first, until it has the size of the patch.
+    """
+    size = patch.shape[0]
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        factor = size / min(height, width)
+        height, width = max(size, round(factor * height)), max(size, round(factor * width))
+        image = resize_bicubic(image, height, width)
+
+    def reduced(pixels: np.ndarray, factor: float) -> np.ndarray:
+        grey = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+        shape = [max(1, round(n / factor)) for n in grey.shape[::-1]]
+        return cv2.resize(grey, shape, interpolation=cv2.INTER_AREA)
+
+    place, best, centre = reduced(image, SCALE_FACTOR), -np.inf, np.array([width, height]) / 2
+    for zoom in (1.0, 1.5, 1 / 1.5):
+        template = reduced(patch, SCALE_FACTOR / zoom)
+        if template.shape[0] > min(place.shape) or np.ptp(template) == 0:
+            continue
+        _, score, _, corner = cv2.minMaxLoc(cv2.matchTemplate(place, template, cv2.TM_CCOEFF_NORMED))
+        if score > best:
+            best, centre = score, SCALE_FACTOR * (np.array(corner) + np.array(template.shape[::-1]) / 2)
+    left, top = np.clip(np.round(centre - size / 2).astype(int), 0, [width - size, height - size])
+    return image[top : top + size, left : left + size]
+
+
 def perspective_warp(
     image: np.ndarray, rng: np.random.Generator, smallest: float = 5, largest: float = 20
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.data import datasets
+from rrsr_jax.data.folders import listed
 from rrsr_jax.data.transforms import reciprocal_pairs
 from rrsr_jax.errors import InputError
 
@@ -89,6 +90,7 @@ def training_batches(
     else:
         examples = datasets.Prepared(config.name, config.dir)
         has_references = examples.has_references
+        _check_sizes(config, examples)
         if config.skip_damaged:
             examples = SkipDamaged(examples)
     dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
@@ -104,6 +106,19 @@ def training_batches(
     if to_device:
         batches = grain.experimental.ThreadPrefetchIterDataset(batches.map(to_device), prefetch_buffer_size=ON_DEVICE)
     return iter(batches)
+
+
+def _check_sizes(config: ConfigDict, examples: datasets.Prepared) -> None:
+    """Raises InputError if images are smaller than a patch: before the first step, not when one of them is drawn."""
+    small = {name: side for name, side in examples.sides if side < config.patch}
+    if small:
+        fits = min(small.values()) // SCALE_FACTOR * SCALE_FACTOR
+        names = listed([f"{name} ({side})" for name, side in small.items()])
+        raise InputError(
+            f"config.data.patch: at most {fits} expected, got {config.patch}: {len(small)} of {len(examples)} images of "
+            f"{config.name} are smaller: {names}. Lower it, or leave these images out: remove {examples.folder}, and prepare it "
+            f"with --smallest={config.patch} --skip_bad"
+        )
 
 
 def _check_augmentation(config: ConfigDict) -> None:

@@ -12,11 +12,13 @@ import collections
 import contextlib
 import fcntl
 import io
+import json
 import os
 import pathlib
 import shutil
 import types
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow_datasets as tfds
@@ -25,6 +27,7 @@ from absl import logging
 
 from rrsr_jax.console import exit_on_error
 from rrsr_jax.data import datasets
+from rrsr_jax.data.folders import Listing, listed
 from rrsr_jax.errors import InputError
 
 
@@ -35,7 +38,8 @@ class Preparation(NamedTuple):
       folder: where the dataset is.
       examples, images: how many are in it.
       changes: number of conversions of each kind.
-      refused: what was left out, and why.
+      refused: what could not be used, and why.
+      left_out: what was left out on purpose, by reason.
       new: False if the dataset was prepared before.
     """
 
@@ -44,6 +48,7 @@ class Preparation(NamedTuple):
     images: int = 0
     changes: Mapping[str, int] = types.MappingProxyType({})
     refused: tuple[str, ...] = ()
+    left_out: Mapping[str, Sequence[str]] = types.MappingProxyType({})
     new: bool = True
 
 
@@ -57,7 +62,10 @@ def prepare(
     smallest: int = datasets.SMALLEST,
     tile: int = 0,
 ) -> Preparation:
-    """Makes the dataset `name` in `data_dir` from the images in `source`; does nothing if it exists.
+    """Makes the dataset `name` in `data_dir` from the images in `source`; does nothing if it exists, made of the same images.
+
+    Beside the records it writes `preparation.json`: the source and its files (size, time, checksum), the options, what was left
+    out, and the smaller side of each image.
 
     Args:
       name: see `datasets.builder_class`.
@@ -71,27 +79,33 @@ def prepare(
       InputError: names every file that cannot be used, and why; or the disk is full. Nothing is left behind then.
     """
     cls, variant = datasets.builder_class(name)
-    if (count is not None and count < 1) or smallest < datasets.SMALLEST or (tile and tile < smallest):
-        raise InputError(
-            f"count of at least 1, smallest of at least {datasets.SMALLEST}, tile of at least smallest expected, got "
-            f"{count}, {smallest} and {tile}"
-        )
+    if count is not None and count < 1:
+        raise InputError(f"--count: at least 1 expected, got {count}; leave it out to take the published number")
+    if smallest < datasets.SMALLEST:
+        raise InputError(f"--smallest: at least {datasets.SMALLEST} expected, got {smallest}")
+    if tile and tile < smallest:
+        raise InputError(f"--tile: at least {smallest}, what --smallest is, expected, got {tile}")
     if tile and cls.REFERENCES != 0:
-        raise InputError(f"tile: only for images without references, which {name} has")
+        raise InputError(f"--tile: only for images without references, which {name} has")
     folder = pathlib.Path(data_dir, name, str(cls.VERSION))
     with _staging(pathlib.Path(data_dir), name) as staging:
+        options = {"smallest": smallest, "tile": tile}
         if folder.is_dir():
             try:
-                return Preparation(folder, len(datasets.Prepared(name, data_dir)), new=False)
+                prepared = datasets.Prepared(name, data_dir)
             except InputError as error:
                 raise InputError(f"{folder} is there but cannot be read; remove it and try again") from error
-        files, problems = _list(cls, pathlib.Path(source), count)
-        changes, images, names = collections.Counter(), 0, set()
+            _check_same(prepared, cls, pathlib.Path(source), options)
+            return Preparation(folder, len(prepared), new=False)
+        listing = _list(cls, pathlib.Path(source), count)
+        files, problems = listing.files, listing.problems
+        changes, images, names, used = collections.Counter(), 0, set(), {}
 
         def examples() -> Iterator[dict]:
             nonlocal images
             for item in tqdm.tqdm(files, desc=f"preparing {name}", unit="example", dynamic_ncols=True):
                 try:
+                    used.update((str(path.relative_to(source)), _fingerprint(path)) for path in (item.hr, *item.refs))
                     pieces, notes = cls.encode(item, smallest, tile)
                     if taken := names.intersection(piece["name"] for piece in pieces):
                         raise InputError(f"{item.hr}: another image has the name {taken.pop()} already; rename it")
@@ -114,18 +128,61 @@ def prepare(
             builder = cls(str(staging), variant, examples())
             with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
                 builder.download_and_prepare(download_dir=str(staging / "downloads"))
-            number = _read_back(name, staging)
+            sides = _read_back(name, staging)
+            notes = {"source": os.path.abspath(source), "options": options, "files": used, "sides": sides}
+            notes |= {"refused": problems, "left_out": listing.left_out}
+            (staging / folder.relative_to(data_dir) / datasets.PREPARATION).write_text(json.dumps(notes))
             folder.parent.mkdir(parents=True, exist_ok=True)
             os.rename(staging / folder.relative_to(data_dir), folder)
         except (OSError, RuntimeError) as error:  # the record writer's errors are RuntimeErrors
             raise InputError(f"cannot write to {data_dir}: {error}") from error
-    return Preparation(folder, number, images, dict(changes), tuple(problems))
+    return Preparation(folder, len(sides), images, dict(changes), tuple(problems), dict(listing.left_out))
 
 
-def _read_back(name: str, data_dir: pathlib.Path) -> int:
-    """Reads every example, and returns their number. A full disk may only show here."""
+def _fingerprint(path: pathlib.Path) -> list[int]:
+    """Size, time of the last change, and checksum of a file."""
     try:
-        return sum(1 for _ in datasets.Prepared(name, str(data_dir)))
+        state = path.stat()
+        return [state.st_size, state.st_mtime_ns, zlib.crc32(path.read_bytes())]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+
+
+def _check_same(prepared: datasets.Prepared, cls, source: pathlib.Path, options: Mapping[str, int]) -> None:
+    """Raises InputError if a prepared dataset was made of other images than `source` has now, or with other options."""
+    before = prepared.preparation
+    if not before or not source.is_dir():
+        return
+    old = before["options"]
+    try:
+        now = {str(p.relative_to(source)): p for item in cls.list_files(source).files for p in (item.hr, *item.refs)}
+    except InputError:  # another layout
+        now = {}
+
+    def changed(name: str) -> bool:
+        size, time, checksum = before["files"][name]
+        state = now[name].stat()
+        return (state.st_size, state.st_mtime_ns) != (size, time) and _fingerprint(now[name])[::2] != [size, checksum]
+
+    differences = {
+        "new": sorted(now.keys() - before["files"].keys()),
+        "gone": sorted(before["files"].keys() - now.keys()),
+        "changed": sorted(name for name in now.keys() & before["files"].keys() if changed(name)),
+    }
+    told = [f"{len(some):,} {what} ({listed(some, 5)})" for what, some in differences.items() if some]
+    told += [f"--{name}={value} instead of {old[name]}" for name, value in options.items() if value != old[name]]
+    if told:
+        raise InputError(
+            f"{prepared.name} is prepared already in {prepared.folder}, from {before['source']}, but not like this: "
+            f"{', '.join(told)}; remove that folder to prepare it anew, or add a name of your own, "
+            f"--dataset={prepared.name.partition('/')[0]}/NAME"
+        )
+
+
+def _read_back(name: str, data_dir: pathlib.Path) -> list[tuple[str, int]]:
+    """Reads every example, and returns its name and smaller side. A full disk may only show here."""
+    try:
+        return [(example["name"], min(example["hr"].shape[:2])) for example in datasets.Prepared(name, str(data_dir))]
     except InputError as error:
         raise InputError(f"what was written cannot be read back (is the disk full?): {error}") from error
 
@@ -140,23 +197,29 @@ def report(name: str, outcome: Preparation) -> str:
     lines += [f"  {number:,} x {change}" for change, number in outcome.changes.items()]
     if outcome.refused:
         lines += [f"left out ({len(outcome.refused)}):", _lines(outcome.refused)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_left_out(outcome.left_out)])
 
 
-def _list(cls, source: pathlib.Path, count: int | None) -> tuple[list[datasets.Files], list[str]]:
+def _left_out(left_out: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"  {len(paths):,} left out, {reason}: {listed(paths)}" for reason, paths in left_out.items()]
+
+
+def _list(cls, source: pathlib.Path, count: int | None) -> Listing:
     """The examples in `source`; InputError unless there are as many as expected."""
     expected = count or cls.COUNT
     wanted = f"expected in --source={source}: {cls.LAYOUT}"
     try:
-        files, problems = cls.list_files(source)
+        listing = cls.list_files(source)
     except InputError as error:
         raise InputError(f"{error}; {wanted}. Nothing is downloaded: point --source to your copy") from error
-    if expected and len(files) != expected:
-        found = (
-            f"{len(files):,} complete examples found, {expected:,} expected (--count={len(files)} takes what is there)"
-        )
-        raise InputError("\n".join([f"{found}; {wanted}", *([_lines(problems)] if problems else [])]))
-    return files, problems
+    number = len(listing.files)
+    others = [*([_lines(listing.problems)] if listing.problems else []), *_left_out(listing.left_out)]
+    if not number:
+        raise InputError("\n".join([f"no usable example in {source}; {wanted}", *others]))
+    if expected and number != expected:
+        found = f"{number:,} complete examples found, {expected:,} expected (--count={number} takes what is there)"
+        raise InputError("\n".join([f"{found}; {wanted}", *others]))
+    return listing
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rrsr_jax.data import augment
-from rrsr_jax.data.images import downscale, perspective_warp, random_view, relight, resize_bicubic, view_pair
+from rrsr_jax.data.images import downscale, matching_patch, perspective_warp, random_view, relight, view_pair
 from rrsr_jax.errors import InputError
 
 
@@ -37,20 +37,20 @@ class Crop(grain.transforms.RandomMap):
 
 
 class ChooseReference(grain.transforms.RandomMap):
-    """Draws one of an example's references as its `ref`, resized to `patch` x `patch` if necessary; `hr` must have that size."""
+    """Draws one of an example's references as its `ref`, and cuts both to `patch` x `patch`.
+
+    The input's patch lies anywhere, the reference's where it matches: see `images.matching_patch`. Images of that size stay.
+    """
 
     def __init__(self, patch: int):
         self._patch = patch
 
     def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        height, width = element["hr"].shape[:2]
-        if (height, width) != (self._patch, self._patch):
-            raise InputError(
-                f"{element['name']}: an input of {self._patch}x{self._patch} pixels (config.data.patch) expected, "
-                f"got {height}x{width}; cut the pairs into patches, or train on photos"
-            )
+        hr, size = element["hr"], (self._patch, self._patch, 3)
         ref = element["refs"][rng.integers(len(element["refs"]))]
-        return element | {"ref": ref if ref.shape == element["hr"].shape else resize_bicubic(ref, height, width)}
+        if hr.shape != size:
+            hr = Crop(self._patch).random_map(element, rng)["hr"]
+        return element | {"hr": hr, "ref": ref if ref.shape == size else matching_patch(hr, ref)}
 
 
 class Unrelated(grain.transforms.RandomMap):
@@ -179,7 +179,7 @@ def _check_size(element: Mapping[str, Any], patch: int) -> tuple[int, int]:
     if min(height, width) < patch:
         raise InputError(
             f"{element['name']}: {patch}x{patch} pixels (config.data.patch) expected, got {height}x{width}; "
-            f"prepare with --smallest={patch}"
+            f"lower it, or remove the prepared dataset and prepare it with --smallest={patch} --skip_bad"
         )
     return height, width
 

@@ -179,7 +179,7 @@ def _coarse(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Done)
         for canvas in (image, reference)
     ]
     coarse_share = work(cells[0].size, cells[1].size, "exact") / work(image.size, reference.size, "coarse")
-    coarse, _ = _exact(*cells, dtype, tile, lambda share: done(share * coarse_share))
+    coarse, _ = _exact(cells[0], cells[1], dtype, tile, lambda share: done(share * coarse_share))
     start, corner = _windows(coarse[None], cells[1].features.shape[2], image.size, reference.valid())
     # A list of cells, in parts of one size; the last part is filled up with its first cell.
     flat = [np.asarray(array).reshape(-1, 2) for array in (start, corner)]
@@ -192,7 +192,9 @@ def _coarse(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Done)
         found.append([np.asarray(values)[:, :, : len(cut[0])] for values in result])
         done(len(cut[0]) / len(flat[0]) * (1 - coarse_share))
     index, score = (
-        assemble_windows(np.concatenate(parts, 2).reshape(*start.shape[:3], FACTOR, FACTOR), image.size, FACTOR)[0]
+        np.asarray(
+            assemble_windows(np.concatenate(parts, 2).reshape(*start.shape[:3], FACTOR, FACTOR), image.size, FACTOR)
+        )[0]
         for parts in zip(*found, strict=True)
     )
     h, w = index.shape

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,14 +61,14 @@ class Stages:
         """Features and descriptors of a reference (H, W, 3), height and width multiples of 4 and at least 12."""
 
         def compute(params, image):
-            features = self.model.apply({"params": params}, image, method="reference_features")
-            descriptors = self.model.apply({"params": params}, image, method="reference_descriptors")
+            features = _apply(self.model, params, image, method="reference_features")
+            descriptors = _apply(self.model, params, image, method="reference_descriptors")
             return [*(f.astype(STORE) for f in features), normalised(descriptors)]
 
         run, params = self._program("reference", compute), self._some("vgg", "correspondence")
         shrinks = [SCALE_FACTOR // scale for scale in SCALES] + [SCALE_FACTOR]
         maps: list[np.ndarray] = []
-        tiles = tiles_of(*image.shape[:2], _REFERENCE_REACH)
+        tiles = tiles_of(image.shape, _REFERENCE_REACH)
         for tile, parts in computed(tiles, lambda tile: run(params, tile.cut(image))):
             if not maps:
                 height, width = image.shape[:2]
@@ -82,10 +83,10 @@ class Stages:
         """What the input (h, w, 3) is matched by."""
 
         def compute(params, lr):
-            return normalised(self.model.apply({"params": params}, lr, method="input_descriptors"))
+            return normalised(_apply(self.model, params, lr, method="input_descriptors"))
 
         run, params = self._program("input", compute), self._some("correspondence")
-        tiles = tiles_of(*lr.shape[:2], _INPUT_REACH, _LARGEST_INPUT)
+        tiles = tiles_of(lr.shape, _INPUT_REACH, _LARGEST_INPUT)
         results = computed(tiles, lambda tile: run(params, tile.cut(lr)))
         return Canvas.of(_assembled(results, lr.shape[:2], done=done))
 
@@ -130,10 +131,10 @@ class Stages:
 
     def _context(self, lr: np.ndarray) -> np.ndarray:
         def compute(params, lr):
-            return self.model.apply({"params": params}, lr, method="context").astype(STORE)
+            return _apply(self.model, params, lr, method="context").astype(STORE)
 
         run, params = self._program("context", compute), self._some("context_encoder")
-        tiles = tiles_of(*lr.shape[:2], self.model.reach_of_context)
+        tiles = tiles_of(lr.shape, self.model.reach_of_context)
         return _assembled(computed(tiles, lambda tile: run(params, tile.cut(lr))), lr.shape[:2])
 
     def _align(
@@ -146,7 +147,7 @@ class Stages:
         def compute(params, x, canvas, beside, flow, origin, core):
             x = x.astype(self._dtype)
             pre_offset = offsets(flow, scale) + origin.reshape(1, 1, 1, 1, 2)
-            aligned = fas.apply({"params": params}, x, canvas, pre_offset, beside, method="aligned")
+            aligned = _apply(fas, params, x, canvas, pre_offset, beside, method="aligned")
             merged = jnp.concatenate([x, aligned], -1).astype(jnp.float32)
             rows, columns = (
                 ((first <= at) & (at < last)).astype(jnp.float32)
@@ -165,7 +166,7 @@ class Stages:
             return run(params, tile.cut(x), canvas, _beside(bordered, tile), tile.cut(flow, shrink=scale), origin, core)
 
         aligned = np.empty((height, width, canvas.shape[-1]), STORE)
-        for tile, (part, sums) in computed(tiles_of(height, width, -(-overlap // scale) * scale), submit):
+        for tile, (part, sums) in computed(tiles_of((height, width), -(-overlap // scale) * scale), submit):
             tile.paste(aligned, part)
             total = total + sums.astype(np.float64)
             done(tile.pixels(), scale)
@@ -177,11 +178,11 @@ class Stages:
 
         def compute(params, x, aligned, mean):
             x, aligned = x.astype(self._dtype), aligned.astype(self._dtype)
-            return fas.apply({"params": params}, x, aligned, None, mean, method="selected").astype(STORE)
+            return _apply(fas, params, x, aligned, None, mean, method="selected").astype(STORE)
 
         run = self._program(f"select_{k}", compute)
         finished: collections.deque[list[tuple[Tile, np.ndarray]]] = collections.deque()
-        for row in rows_of_tiles(*x.shape[:2], fas.reach_of_selection):
+        for row in rows_of_tiles(x.shape, fas.reach_of_selection):
             finished.append(list(computed(row, lambda tile: run(params, tile.cut(x), tile.cut(aligned), mean))))
             if len(finished) > 2:  # the next row, and the last one that starts early, read what two rows would replace
                 _paste(x, finished.popleft())
@@ -192,21 +193,25 @@ class Stages:
 
     def _upsampled(self, x: np.ndarray, scale: int) -> np.ndarray:
         def compute(params, x):
-            return self.model.apply({"params": params}, x.astype(self._dtype), scale, method="upsampled").astype(STORE)
+            return _apply(self.model, params, x.astype(self._dtype), scale, method="upsampled").astype(STORE)
 
         run, params = self._program(f"up_{scale}", compute), self._some(f"up_{scale}x")
-        tiles = tiles_of(*x.shape[:2], 1)
+        tiles = tiles_of(x.shape, 1)
         size = (2 * x.shape[0], 2 * x.shape[1])
         return _assembled(computed(tiles, lambda tile: run(params, tile.cut(x))), size, 2)
 
     def _image(self, x: np.ndarray, lr: np.ndarray) -> np.ndarray:
         def compute(params, x, lr):
-            return self.model.apply({"params": params}, x.astype(self._dtype), lr, method="image")
+            return _apply(self.model, params, x.astype(self._dtype), lr, method="image")
 
         run, params = self._program("image", compute), self._some("tail1", "tail2")
-        tiles = tiles_of(*x.shape[:2], _IMAGE_REACH)
+        tiles = tiles_of(x.shape, _IMAGE_REACH)
         results = computed(tiles, lambda tile: run(params, tile.cut(x), tile.cut(lr, shrink=SCALE_FACTOR)))
         return _assembled(results, x.shape[:2])
+
+
+def _apply(module: nn.Module, params: Params, *arguments: Any, method: str) -> Any:
+    return module.apply({"params": params}, *arguments, method=method)
 
 
 def _paste(x: np.ndarray, results: Iterable[tuple[Tile, np.ndarray]]) -> None:

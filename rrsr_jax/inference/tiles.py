@@ -6,7 +6,7 @@ zeros after it. So the last tile starts early, and an image smaller than the sma
 
 import collections
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,15 +77,15 @@ def spans(size: int, overlap: int, largest: int = 0) -> list[Span]:
     return [Span(at, at + length, *core) for at, *core in zip(starts, [0, *lasts[:-1]], lasts, strict=True)]
 
 
-def rows_of_tiles(height: int, width: int, overlap: int, largest: int = 0) -> list[list[Tile]]:
-    """All tiles, row by row."""
-    columns = spans(width, overlap, largest)
-    return [[Tile(y, x) for x in columns] for y in spans(height, overlap, largest)]
+def rows_of_tiles(size: Sequence[int], overlap: int, largest: int = 0) -> list[list[Tile]]:
+    """All tiles of an image of `size` (height, width, ...), row by row."""
+    columns = spans(size[1], overlap, largest)
+    return [[Tile(y, x) for x in columns] for y in spans(size[0], overlap, largest)]
 
 
-def tiles_of(height: int, width: int, overlap: int, largest: int = 0) -> list[Tile]:
+def tiles_of(size: Sequence[int], overlap: int, largest: int = 0) -> list[Tile]:
     """All tiles in one list."""
-    return [tile for row in rows_of_tiles(height, width, overlap, largest) for tile in row]
+    return [tile for row in rows_of_tiles(size, overlap, largest) for tile in row]
 
 
 def computed(tiles: Iterable[Tile], compute: Callable[[Tile], Any]) -> Iterator[tuple[Tile, Any]]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.models.encoders import VGG
 
+CELL_MIDDLE = (SCALE_FACTOR - 1) / 2  # pixels from the top left pixel of a cell
 MARGIN = 10  # pixels at the edge of a warped image in which no correspondence is used
 
 
@@ -81,21 +82,23 @@ def _unit(features) -> jax.Array:
     return features * jax.lax.rsqrt(jnp.maximum((features**2).sum(-1, keepdims=True), 1e-12))
 
 
-def correspondences(homography: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
-    """Where the cells of an image lie in its warp. A cell is a pixel at 1x; it stands for pixel (4 y, 4 x) of the image.
+def correspondences(homography: jax.Array, height: int, width: int, place: float = 0.0) -> tuple[jax.Array, jax.Array]:
+    """Where the cells of an image lie in its warp. A cell is a pixel at 1x, that is 4 x 4 pixels of the image.
 
     Args:
       homography: (N, 3, 3), maps (x, y, 1) in pixels of the image to those of the warp.
       height, width: of the images, in pixels.
+      place: what stands for a cell, in pixels from its top left pixel in y and x: that pixel itself (C2-Matching), or
+        `CELL_MIDDLE`, which is right for warps that change the scale, too.
 
     Returns:
       Positions (N, h, w, 2), (y, x) in cells of the warp, not rounded; and whether they lie more than `MARGIN` pixels inside the
       warp, (N, h, w). `h` and `w` are `height` and `width` over 4.
     """
     y, x = jnp.meshgrid(*(jnp.arange(0, n, SCALE_FACTOR, dtype=jnp.float32) for n in (height, width)), indexing="ij")
-    pixels = jnp.stack([x, y, jnp.ones_like(x)], -1)
+    pixels = jnp.stack([x + place, y + place, jnp.ones_like(x)], -1)
     warped = jnp.einsum("nij,hwj->nhwi", homography, pixels, precision="highest")
     warped = warped[..., 1::-1] / warped[..., 2:]
     below = (warped[..., 0] < height - MARGIN) & (warped[..., 1] < width - MARGIN)
     inside = (warped > MARGIN).all(-1) & below
-    return warped / SCALE_FACTOR, inside
+    return (warped - place) / SCALE_FACTOR, inside

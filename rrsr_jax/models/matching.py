@@ -52,7 +52,7 @@ def match_patches(
     norm_in, norm_ref = (patch_norm(f) + 1e-5 for f in (a, b))
     a, b = a.astype(dtype), b.astype(dtype)
     rows_in, rows_ref = _tile_rows(tile // (n * w * wr), h - 2, hr - 2)
-    ref_blocks = math.ceil((hr - 2) / rows_ref)
+    ref_blocks = -(-(hr - 2) // rows_ref)
     allowed = None
     if valid_ref is not None:
         allowed = inside(valid_ref - (PATCH - 1), hr - 2, wr - 2)
@@ -75,7 +75,7 @@ def match_patches(
         start = (jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf))
         return jax.lax.fori_loop(0, ref_blocks, visit, start)
 
-    blocks = math.ceil((h - 2) / rows_in)
+    blocks = -(-(h - 2) // rows_in)
     # The last block starts early instead of crossing the edge, and its first rows are dropped.
     starts = jnp.minimum(jnp.arange(blocks) * rows_in, h - 2 - rows_in)
     index, score = jax.lax.map(search, starts)
@@ -90,7 +90,7 @@ def match_patches(
 def check_sizes(features_in: jax.Array, features_ref: jax.Array) -> None:
     """Raises ValueError if an image is smaller than a patch."""
     for name, features in (("input", features_in), ("reference", features_ref)):
-        if min(features.shape[1:3]) < PATCH:
+        if any(size < PATCH for size in features.shape[1:3]):
             raise ValueError(
                 f"{name}: at least {PATCH}x{PATCH} feature pixels (an image of {4 * PATCH}x{4 * PATCH}) expected to match a "
                 f"patch, got {features.shape[1]}x{features.shape[2]}"
@@ -133,6 +133,10 @@ def best_in_block(
 
 def _tile_rows(row_pairs: int, rows_in: int, rows_ref: int) -> tuple[int, int]:
     """Patch rows (input, reference) of a tile of about `row_pairs` pairs of pixel rows; near square, as both need two more."""
+    if not isinstance(
+        row_pairs, int
+    ):  # symbolic sizes of `jax.export`, which have no root: a reference of 16 rows or more
+        return jax.core.min_dim(rows_in, jax.core.max_dim(1, row_pairs // 16 - 2)), 14
     side = max(3, math.isqrt(max(row_pairs, 9)))
     ref = min(rows_ref, side - 2)
     return min(rows_in, max(1, row_pairs // (ref + 2) - 2)), ref

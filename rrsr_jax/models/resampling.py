@@ -28,7 +28,7 @@ def _pillow_bicubic(image: jax.Array, height: int, width: int) -> jax.Array:
     # A reference may be the output of a model, which can leave [0, 1].
     x = jnp.clip(jnp.round(jax.lax.stop_gradient(image) * 255), 0, 255).astype(jnp.int32)
     for axis, size in ((2, width), (1, height)):
-        taps, coefficients = _bicubic_taps(image.shape[axis], size)
+        taps, coefficients = _taps_between(image.shape[axis], size)
         shape = [1] * 4
         shape[axis] = -1
         total = sum(
@@ -39,6 +39,22 @@ def _pillow_bicubic(image: jax.Array, height: int, width: int) -> jax.Array:
 
 
 _PRECISION = 22  # fractional bits of Pillow's coefficients for 8-bit images
+
+
+def _taps_between(size, new_size):
+    """`_bicubic_taps`, also for a symbolic size (of at least 6 pixels, enlarged by a whole factor), for `jax.export`.
+
+    The weights repeat from pixel to pixel but for two pixels at each end, so those of a small image are enough.
+    """
+    if isinstance(size, int):
+        return _bicubic_taps(size, new_size)
+    factor, small = int(new_size // size), 6
+    taps, coefficients = _bicubic_taps(small, factor * small)
+    row = jnp.arange(new_size)
+    pixel = row // factor  # of the image; `like` is one of the small image with the same weights
+    like = jnp.where(pixel < 2, pixel, jnp.where(pixel < size - 2, 2, pixel - size + small))
+    known = like * factor + row % factor
+    return jnp.asarray(taps)[known] + (pixel - like)[:, None], jnp.asarray(coefficients)[known]
 
 
 def _bicubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:

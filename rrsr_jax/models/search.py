@@ -136,12 +136,13 @@ def search_windows(
     batch = max(1, tile // (window**2 * max((factor + 2) ** 2, c)))
     index, score = jax.lax.map(search, cells, batch_size=batch)
     index = jnp.where(score == -jnp.inf, 0, index)
-    return tuple(parts.reshape(n, rows, columns, factor, factor) for parts in (index, score))
+    shape = (n, rows, columns, factor, factor)
+    return index.reshape(shape), score.reshape(shape)
 
 
-def assemble_windows(parts: jax.Array, size: tuple[int, int], factor: int) -> jax.Array:
+def assemble_windows(parts: jax.Array | np.ndarray, size: tuple[int, int], factor: int) -> jax.Array:
     """Results per cell, (N, rows, columns, factor, factor), as a map of the patches of an input of `size`: (N, H - 2, W - 2)."""
-    parts = rearrange(parts, "n rows columns y x -> n (rows y) (columns x)")
+    parts = rearrange(jnp.asarray(parts), "n rows columns y x -> n (rows y) (columns x)")
     y, x = (_overlapping(pixels - 2, factor) for pixels in size)
     return parts[:, y][:, :, x]
 

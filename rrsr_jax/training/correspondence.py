@@ -18,7 +18,7 @@ from rrsr_jax.data import transforms
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import correspondence as matching
 from rrsr_jax.evaluation.results import Results
-from rrsr_jax.models.correspondence import CorrespondenceNet, correspondences, descriptors, untrained
+from rrsr_jax.models.correspondence import CELL_MIDDLE, CorrespondenceNet, correspondences, descriptors, untrained
 from rrsr_jax.models.resampling import bicubic_upsample
 from rrsr_jax.training import losses
 from rrsr_jax.training.initial import fitted, initialise, initialise_model, load_part, read_source
@@ -37,7 +37,7 @@ def contrastive_terms(
     weights: Mapping[str, float],
     axis_name: str | None = None,
 ) -> dict[str, jax.Array]:
-    """The terms of weight above zero of `triplet` and, with a teacher, `distillation`.
+    """The terms of weight above zero of `triplet`, `info_nce` and, with a teacher, `distillation`.
 
     Args:
       net: the correspondence net.
@@ -54,6 +54,9 @@ def contrastive_terms(
     terms = {}
     if weights["triplet"]:
         terms["triplet"] = losses.triplet(*pair, target, inside, axis_name=axis_name)
+    if weights["info_nce"]:
+        middle, inside_middle = correspondences(batch["homography"], *hr.shape[1:3], place=CELL_MIDDLE)
+        terms["info_nce"] = losses.info_nce(*pair, middle, inside_middle, axis_name=axis_name)
     if teacher is not None and weights["distillation"]:
         shown = jax.lax.stop_gradient(descriptors(net, teacher, hr, warped))
         terms["distillation"] = losses.distillation(pair, shown, target, inside, axis_name=axis_name)

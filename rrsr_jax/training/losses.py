@@ -117,6 +117,56 @@ def distillation(
     return _mean_of_sufficient(jax.vmap(one)(student, teacher, target, used), used, fewest, axis_name)
 
 
+def info_nce(
+    first: jax.Array,
+    second: jax.Array,
+    position: jax.Array,
+    used: jax.Array,
+    temperature: float = 0.07,
+    fewest: int = 128,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Cross-entropy of finding the correspondence of a descriptor among all others (InfoNCE, van den Oord et al. 2018).
+
+    It is taken from the first image to the second and back, and averaged. Correspondences lie between cells; the descriptor
+    there is interpolated, so that the peak of the score learns to be between cells, too. Not in the paper.
+
+    Args:
+      first, second: (N, h, w, C) descriptors of unit length.
+      position: (N, h, w, 2), (y, x) in cells of `second` that each cell of `first` corresponds to.
+      used, fewest, axis_name: see `triplet`.
+      temperature: divides correlations before the softmax.
+
+    Returns:
+      The mean over positions, then over images; 0 without any image.
+    """
+
+    def one(first, second, position, used):
+        used = used.ravel()
+        position = jnp.where(used[:, None], position.reshape(-1, 2), 0)
+        own, at = first.reshape(-1, first.shape[-1]), _between_cells(second, position)
+        correlation = jnp.where(used[None] & used[:, None], own @ at.T / temperature, -1e9)
+        both = (jax.nn.log_softmax(correlation, axis) for axis in (0, 1))
+        found = sum(jnp.diagonal(log) for log in both) / 2
+        return -jnp.where(used, found, 0).sum() / jnp.maximum(used.sum(), 1)
+
+    return _mean_of_sufficient(jax.vmap(one)(first, second, position, used), used, fewest, axis_name)
+
+
+def _between_cells(descriptors: jax.Array, position: jax.Array) -> jax.Array:
+    """Descriptors (h, w, C) at `position` (P, 2), (y, x) inside, interpolated bilinearly and of unit length: (P, C)."""
+    last = jnp.array([descriptors.shape[:2]]) - 1
+    corner = jnp.clip(jnp.floor(position).astype(jnp.int32), 0, last)
+    part = position - corner
+    total = 0.0
+    for dy in (0, 1):
+        for dx in (0, 1):
+            cell = jnp.minimum(corner + jnp.array([[dy, dx]]), last)
+            share = jnp.abs(1 - dy - part[:, :1]) * jnp.abs(1 - dx - part[:, 1:])
+            total += share * descriptors[cell[:, 0], cell[:, 1]]
+    return total * jax.lax.rsqrt(jnp.maximum((total**2).sum(-1, keepdims=True), 1e-12))
+
+
 def _grid(height: int, width: int) -> jax.Array:
     """(height * width, 2) positions (y, x), row by row."""
     return jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1).reshape(-1, 2)

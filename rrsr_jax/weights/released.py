@@ -207,7 +207,7 @@ def _checked_model(
         )
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
-    arrays = traverse_util.flatten_dict(params, sep="/")
+    arrays = dict[str, Any](traverse_util.flatten_dict(params, sep="/"))
     broken = [path for path, value in arrays.items() if not np.isfinite(value).all()]
     if broken:
         largest = np.finfo(arrays[broken[0]].dtype).max
@@ -228,7 +228,8 @@ def _shapes_of(model: nn.Module, where: str) -> dict[str, tuple[int, ...]]:
         params = jax.eval_shape(lambda lr, ref: model.init(jax.random.key(0), lr, ref)["params"], lr, ref)
     except Exception as error:  # whatever numbers that make no network lead to
         raise InputError(f"{where}: these fields make no model ({type(error).__name__}: {error})") from error
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+    leaves = dict[str, Any](traverse_util.flatten_dict(params, sep="/"))
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def _is_like(value: Any, default: Any) -> bool:

@@ -44,15 +44,15 @@ def test_an_image_is_cut_and_pasted_at_two_scales(monkeypatch):
     monkeypatch.setattr(tiles, "SIDES", (8, 12))
     image = np.random.default_rng(0).random((23, 38, 3), np.float32)
     double, half = (np.zeros(shape, np.float32) for shape in ((46, 76, 3), (12, 19, 3)))
-    for tile, part in tiles.computed(tiles.tiles_of(23, 38, 2), lambda tile: tile.cut(image)):
+    for tile, part in tiles.computed(tiles.tiles_of((23, 38), 2), lambda tile: tile.cut(image)):
         tile.paste(double, part.repeat(2, 1).repeat(2, 2), scale=2)
     np.testing.assert_array_equal(double, image.repeat(2, 0).repeat(2, 1))
-    for tile in tiles.tiles_of(24, 38, 2):
+    for tile in tiles.tiles_of((24, 38), 2):
         tile.paste(
             half, tile.cut(double[:24, :38]).reshape(1, tile.y.stop - tile.y.start, -1, 3)[:, ::2, ::2], shrink=2
         )
     np.testing.assert_array_equal(half, double[:24:2, :38:2])
-    assert sum(tile.pixels() for tile in tiles.tiles_of(23, 38, 2)) == 23 * 38
+    assert sum(tile.pixels() for tile in tiles.tiles_of((23, 38), 2)) == 23 * 38
 
 
 def test_buckets():

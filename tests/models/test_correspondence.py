@@ -79,6 +79,13 @@ def test_correspondences_follow_the_warp():
         np.testing.assert_allclose(position[0, y, x], np.array(centre) / 4, atol=0.05)
 
 
+def test_middles_of_cells_follow_a_change_of_scale():
+    """At half the scale, the middle of cell 8, pixel 33.5, comes to pixel 16.75."""
+    half = np.array([[[0.5, 0, 0], [0, 0.5, 8], [0, 0, 1]]], np.float32)
+    position, _ = correspondence.correspondences(half, 64, 80, place=correspondence.CELL_MIDDLE)
+    np.testing.assert_allclose(position[0, 8, 8], [(16.75 + 8 - 1.5) / 4, (16.75 - 1.5) / 4])
+
+
 def test_positions_near_the_edge_are_not_used():
     shift = np.array([[[1, 0, 30], [0, 1, -20], [0, 0, 1]]], np.float32)
     position, inside = correspondence.correspondences(shift, 64, 80)

@@ -120,6 +120,37 @@ def test_distillation_vanishes_for_the_teacher_itself_and_only_there():
     assert np.abs(gradient).max() > 0
 
 
+def test_info_nce_is_the_cross_entropy_of_both_searches():
+    first, second, _, used = (np.array(a) for a in small_case())
+    rng = np.random.default_rng(5)
+    n, h, w, _ = first.shape
+    position = np.stack([rng.uniform(0, h - 1, (n, h, w)), rng.uniform(0, w - 1, (n, h, w))], -1)
+    position[0, 0, 0] = h - 1, w - 1  # the last cell
+    used[0, 0, 0] = True
+    position[~used] = 1e6  # must not matter
+    means = []
+    for i in range(n):
+        cells = np.argwhere(used[i])
+        at = []
+        for y, x in cells:
+            v, u = position[i, y, x]
+            top, left = min(int(v), h - 2), min(int(u), w - 2)
+            part_y, part_x = v - top, u - left
+            corners = second[i, top : top + 2, left : left + 2].astype(float)
+            rows = corners[0] * (1 - part_y) + corners[1] * part_y
+            at.append(unit(rows[0] * (1 - part_x) + rows[1] * part_x))
+        logits = np.array([first[i, y, x] for y, x in cells]).astype(float) @ np.array(at).T / 0.1
+        forth = np.diagonal(logits) - np.log(np.exp(logits).sum(1))
+        back = np.diagonal(logits) - np.log(np.exp(logits).sum(0))
+        means.append(-(forth + back).mean() / 2)
+    got = losses.info_nce(first, second, position, used, temperature=0.1, fewest=1)
+    np.testing.assert_allclose(got, np.mean(means), rtol=1e-4)
+    gradient = jax.grad(lambda f: losses.info_nce(f, second, position, used, fewest=1))(first)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
+    assert losses.info_nce(first, second, position, used, fewest=31) == 0
+
+
 def pairs(config):
     return next(pipeline.training_batches(config.data, 2, 0, transforms=transforms.warped_pairs))
 
@@ -143,7 +174,7 @@ def test_what_the_branches_see(blurred):
     config = stage_config()
     batch = {k: steps.to_float(jnp.asarray(v)) for k, v in pairs(config).items()}
     params, teacher_params = fresh(0), fresh(1)
-    weights = {"triplet": 1.0, "distillation": 1.0}
+    weights = {"triplet": 1.0, "info_nce": 1.0, "distillation": 1.0}
     terms = matcher.contrastive_terms(NET, params, teacher_params if blurred else None, batch, weights)
     first = np.stack(
         [upscale(downscale(np.uint8(np.round(image * 255)))) for image in np.array(batch["hr"])]
@@ -157,6 +188,8 @@ def test_what_the_branches_see(blurred):
 
     own, teacher = descriptors(params, seen), descriptors(teacher_params, (batch["hr"], batch["warped"]))
     np.testing.assert_allclose(terms["triplet"], losses.triplet(*own, target, used), rtol=1e-4)
+    middle = correspondences(batch["homography"], 80, 80, place=1.5)
+    np.testing.assert_allclose(terms["info_nce"], losses.info_nce(*own, *middle), rtol=1e-4)
     assert ("distillation" in terms) == blurred
     if blurred:
         np.testing.assert_allclose(terms["distillation"], losses.distillation(own, teacher, target, used), rtol=1e-4)
