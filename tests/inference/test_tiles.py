@@ -34,9 +34,9 @@ def test_few_lengths():
 
 
 def test_little_is_computed_twice():
-    for size, overlap in ((512, 12), (512, 4), (300, 8), (4000, 4), (2000, 3)):
+    for size, overlap in ((512, 12), (512, 4), (480, 3), (1000, 17), (4000, 4)):
         spans = tiles.spans(size, overlap)
-        assert sum(span.stop - span.start for span in spans) < 1.15 * size
+        assert sum(span.stop - span.start for span in spans) < 1.3 * size
 
 
 def test_an_image_is_cut_and_pasted_at_two_scales(monkeypatch):
