@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 SIDES = (32, 48, 64, 96, 128, 192, 256)  # of tiles, in pixels: few, so that few programs are compiled
+_EACH = 16  # pixels of its side that a tile costs in addition
 _AHEAD = 1  # tiles that are computed while the results of the one before are stored
 
 
@@ -52,13 +53,17 @@ class Tile(NamedTuple):
 
 
 def side(size: int, overlap: int, largest: int = 0) -> int:
-    """The side of tiles along an axis of `size` pixels: one of `SIDES` up to `largest` (0: any), or `size` if that is smaller.
+    """The side of tiles along an axis of `size` pixels: that of `SIDES` up to `largest` (0: any) with which least is computed.
 
-    Where the overlap would take most of a tile, tiles are larger.
+    It is `size` if that is smaller than all. Where the overlap would take most of a tile, tiles are larger.
     """
     least, most = max(3 * overlap, SIDES[0]), min(size, largest or SIDES[-1])
     fitting = [s for s in SIDES if least <= s <= most] or [-(-least // SIDES[0]) * SIDES[0]]
-    return min(size, fitting[-1])
+    return min(size, min(fitting, key=lambda s: _count(size, s, overlap) * (s + _EACH)))
+
+
+def _count(size: int, length: int, overlap: int) -> int:
+    return 1 if length >= size else math.ceil((size - 2 * overlap) / (length - 2 * overlap))
 
 
 def spans(size: int, overlap: int, largest: int = 0) -> list[Span]:
@@ -67,9 +72,7 @@ def spans(size: int, overlap: int, largest: int = 0) -> list[Span]:
     Sides, `overlap` and `size` that are multiples of a number give starts that are multiples of it.
     """
     length = side(size, overlap, largest)
-    step = length - 2 * overlap
-    count = 1 if length >= size else math.ceil((size - 2 * overlap) / step)
-    starts = [min(i * step, size - length) for i in range(count)]
+    starts = [min(i * (length - 2 * overlap), size - length) for i in range(_count(size, length, overlap))]
     lasts = [start + length - overlap for start in starts[:-1]] + [size]
     return [Span(at, at + length, *core) for at, *core in zip(starts, [0, *lasts[:-1]], lasts, strict=True)]
 
