@@ -100,6 +100,14 @@ def test_matches_slow_loop(implementation, options):
     np.testing.assert_allclose(got, slow_loop(**inputs, **options), atol=2e-5)
 
 
+def test_features_may_bring_their_border(implementation):
+    inputs = random_inputs(out=(4, 5), h=5, w=6)
+    expected = modulated_deform_conv(**inputs, implementation=implementation)
+    inputs["x"] = np.pad(inputs["x"], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    got = modulated_deform_conv(**inputs, bordered=True, implementation=implementation)
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_without_displacement_is_a_convolution(implementation):
     inputs = random_inputs(h=8, w=11, out=(4, 6), c=8, groups=2)
     inputs |= dict(offset=np.zeros_like(inputs["offset"]), mask=np.ones_like(inputs["mask"]))

@@ -7,7 +7,7 @@ import pytest
 
 from rrsr_jax.models import matching
 from rrsr_jax.models.correspondence import untrained
-from rrsr_jax.models.matching import match_patches
+from rrsr_jax.models.matching import match_patches, normalised, patch_norm
 from rrsr_jax.models.subpixel import smooth_pre_offsets, subpixel_shift
 from tests.helpers import random_params, relative_error, tiny_rrsr
 
@@ -38,6 +38,20 @@ def test_no_shift_at_the_edge_of_the_reference_or_without_a_peak():
     np.testing.assert_array_equal(shift, 0)
     flat = jnp.ones_like(b)
     np.testing.assert_array_equal(subpixel_shift(a, flat, jnp.full((1, 12, 16), 40, jnp.int32)), 0)
+
+
+def test_padding_of_the_reference_changes_no_shift():
+    """Neither next to the edge nor at it, where there is none."""
+    a, b = features(14, 18, 0.3, -0.4), features(14, 20)
+    index, _ = match_patches(a, b)
+    expected = subpixel_shift(a, b, index)
+    padded = jnp.pad(b, ((0, 0), (0, 3), (0, 5), (0, 0)), constant_values=0.7)
+    moved = index // 18 * 23 + index % 18
+    np.testing.assert_allclose(subpixel_shift(a, padded, moved, np.array([[14, 20]])), expected, atol=1e-6)
+    assert (np.asarray(index) // 18 == 11).any()  # the last row of patches
+    known = normalised(padded)
+    given = subpixel_shift(normalised(a), known, moved, np.array([[14, 20]]), patch_norm(known))
+    np.testing.assert_allclose(given, expected, atol=1e-6)
 
 
 def test_the_model_refines_each_match_in_its_own_reference():
