@@ -13,11 +13,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rrsr_jax import compilation_cache, config_files
+from rrsr_jax import config_files
 from rrsr_jax.console import exit_on_error, log
 from rrsr_jax.errors import InputError
 from rrsr_jax.training import train
-from rrsr_jax.workdir import saved_config
+from rrsr_jax.workdir import compilation_cache, saved_config
 from rrsr_jax.workdir.integrity import description
 
 _CONFIG = config_flags.DEFINE_config_file(

@@ -10,7 +10,6 @@ the command is given again. Exit status: 0; 1 if some photographs of a folder fa
 
 import argparse
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import os
@@ -26,6 +25,7 @@ import tqdm
 from rrsr_jax import __version__
 from rrsr_jax.console import exit_on_error
 from rrsr_jax.errors import FULL_DISK, InputError
+from rrsr_jax.inference import LITTLE
 from rrsr_jax.inference.jobs import (
     SUFFIX,
     Job,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 RECORD = "upscaled.jsonl"  # in a folder of results: what each was made from
 EXAMPLE = "example"  # the folder
-LITTLE = 0.05  # a reference that is used for less than this share of the image hardly helps
 
 
 def main(argv: Sequence[str] | None = None, upscaler: Callable[..., Any] | None = None) -> None:
@@ -225,7 +224,7 @@ def _upscale(
     if not chosen:
         lines.append("no reference: details come from the photograph itself")
     lines += [f"note: {path}: {note}" for path, reference in chosen.items() for note in reference.notes]
-    notes = write_picture(job.out, _enlarged(picture, upscaled.rgb), force=force)
+    notes = write_picture(job.out, picture.enlarged(upscaled.rgb), force=force)
     written()
     lines += [f"note: {note}" for note in (*picture.notes, *notes)]
     (h, w), (height, width) = picture.rgb.shape[:2], upscaled.rgb.shape[:2]
@@ -238,17 +237,6 @@ def _upscale(
         thumbnails = {path.name: reference.rgb for path, reference in chosen.items()}
         write_before_and_after(job.page, job.source.name, text, picture.rgb, upscaled.rgb, thumbnails)
     return text
-
-
-def _enlarged(picture: "Picture", rgb: Any) -> "Picture":
-    """The result as a picture of the same kind, its transparency enlarged as well."""
-    import numpy as np
-    from PIL import Image
-
-    alpha = picture.alpha
-    if alpha is not None:
-        alpha = np.asarray(Image.fromarray(alpha).resize(rgb.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
-    return dataclasses.replace(picture, rgb=rgb, alpha=alpha)
 
 
 def _say(notes: Sequence[str]) -> None:

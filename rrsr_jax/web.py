@@ -28,8 +28,10 @@ from PIL import Image
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.console import exit_on_error, log
-from rrsr_jax.data.images import upscale
+from rrsr_jax.data import decoding
+from rrsr_jax.data.images import to_uint8, upscale
 from rrsr_jax.errors import InputError
+from rrsr_jax.inference import LITTLE
 
 THUMBNAIL = 160  # pixels of the longer side
 PREVIEW = 2400  # pixels of the longer side in the comparison; the download has them all
@@ -115,18 +117,15 @@ def upscaling(weights: str) -> tuple[Read, Job]:
     upscaler = Upscaler(weights)
 
     def read(path):
-        return _to_bytes(read_picture(path).rgb)
+        return to_uint8(read_picture(path).rgb)
 
     def job(photo, references, folder):
         picture, others = read_picture(photo), [read_picture(path) for path in references]
         upscaled = upscaler.upscale(picture.rgb, [other.rgb for other in others])
         file = folder / f"{photo.stem}_x{SCALE_FACTOR}.png"
-        alpha = picture.alpha
-        if alpha is not None:
-            alpha = np.asarray(Image.fromarray(alpha).resize(upscaled.rgb.shape[1::-1])).clip(0, 1)
-        write_picture(file, dataclasses.replace(picture, rgb=upscaled.rgb, alpha=alpha))
+        write_picture(file, picture.enlarged(upscaled.rgb))
         notes = [note for one in (picture, *others) for note in one.notes]
-        before, after = upscale(_to_bytes(picture.rgb)), _to_bytes(upscaled.rgb)
+        before, after = upscale(to_uint8(picture.rgb)), to_uint8(upscaled.rgb)
         return Result(before, after, upscaled.used if others else (), file, notes)
 
     return read, job
@@ -281,7 +280,7 @@ def check_files(photo: str | None, references: Sequence[str], limits: Limits) ->
         raise InputError(f"Up to {limits.references} sharp photos are taken, got {len(references)}: remove some.")
     for path, most in [(photo, limits.megapixels), *((path, limits.reference_megapixels) for path in references)]:
         try:
-            with Image.open(path) as image:  # the header only
+            with Image.open(path, formats=tuple(decoding.READ)) as image:  # the header only
                 width, height = image.size
         except (OSError, ValueError, Image.DecompressionBombError):
             continue  # the reader says what is wrong, and reads more formats
@@ -303,7 +302,7 @@ def describe(result: Result, names: Sequence[str], seconds: float) -> str:
             f'<p class="used"><span>{html.escape(name)}</span><meter min="0" max="100" value="{percent}"></meter>'
             f"<span>used for {percent}&nbsp;% of the picture</span></p>"
         )
-    if names and sum(result.used) < 0.05:
+    if names and sum(result.used) < LITTLE:
         lines.append(
             "<p>These sharp photos hardly helped. Photos of the same place, from about the same side, help most.</p>"
         )
@@ -340,10 +339,6 @@ def _shrunk(image: np.ndarray, longest: int) -> Image.Image:
     shrunk = Image.fromarray(image)
     shrunk.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return shrunk
-
-
-def _to_bytes(rgb: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
 
 
 if __name__ == "__main__":

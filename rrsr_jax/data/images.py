@@ -24,6 +24,11 @@ def check_image(image: np.ndarray, name: str, smallest: int = 1) -> np.ndarray:
     return image
 
 
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] to uint8, clipped and rounded: the image that is saved, shown and measured."""
+    return np.clip(np.rint(np.asarray(image, np.float64) * 255), 0, 255).astype(np.uint8)
+
+
 def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Pillow's bicubic (antialiased when shrinking), the resampling of every published RefSR figure."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))

@@ -61,6 +61,14 @@ class Picture:
             channels = np.concatenate([channels, self.alpha[..., None]], -1)
         return _quantized(channels, 2**depth - 1)
 
+    def enlarged(self, rgb: np.ndarray) -> "Picture":
+        """The result `rgb` (H, W, 3) of super-resolving this picture, as one of its kind, its transparency enlarged as well."""
+        alpha = self.alpha
+        if alpha is not None:
+            large = Image.fromarray(alpha).resize(rgb.shape[1::-1], Image.Resampling.BICUBIC)
+            alpha = np.asarray(large).clip(0, 1)
+        return dataclasses.replace(self, rgb=rgb, alpha=alpha)
+
     def like(self, original: Any) -> Any:
         """This picture as the kind of image that `original` is, a NumPy array or a Pillow image: see `to_picture`."""
         if isinstance(original, Image.Image):

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from rrsr_jax.data.images import resize_bicubic
+from rrsr_jax.data.images import resize_bicubic, to_uint8
 from rrsr_jax.workdir.files import write_atomically
 
 THUMBNAIL = 300  # pixels a side of a reference
@@ -53,9 +53,9 @@ def write_before_and_after(
       after: (H, W, 3) float, sRGB, the result.
       references: (H, W, 3) float, sRGB, by name.
     """
-    result, refs = to_bytes(after), [to_bytes(image) for image in references.values()]
+    result, refs = to_uint8(after), [to_uint8(image) for image in references.values()]
     height, width = result.shape[:2]
-    pictures = {"bicubic": resize_bicubic(to_bytes(before), height, width), "result": result}
+    pictures = {"bicubic": resize_bicubic(to_uint8(before), height, width), "result": result}
     hint = f"Drag the handle, or use the arrow keys. The page shows JPEG of quality {QUALITY}; the result is beside it."
     if max(height, width) <= LARGEST_WHOLE:
         figures = [figure(f"{width} x {height} pixels", pictures, refs, list(references))]
@@ -71,11 +71,6 @@ def write_before_and_after(
             ),
         ]
     write(path, title, summary, hint, figures)
-
-
-def to_bytes(image: np.ndarray) -> np.ndarray:
-    """Float in [0, 1], sRGB, to uint8; colours outside are clipped."""
-    return (255 * np.clip(image, 0, 1) + 0.5).astype(np.uint8)
 
 
 def _most_changed(before: np.ndarray, after: np.ndarray, side: int) -> tuple[int, int]:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.console import log
-from rrsr_jax.data.images import downscale, upscale
+from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality, to_uint8
+from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality
 from rrsr_jax.evaluation.protocols import TestSet, bucket_inputs, bucket_plan, crop_to_multiple, paper_inputs
 from rrsr_jax.evaluation.results import SetResult
 from rrsr_jax.models.contract import read_contract

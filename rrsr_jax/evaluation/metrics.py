@@ -8,11 +8,6 @@ SSIM_WINDOW = 11  # pixels a side
 GMSD_CONSTANT = 170.0  # T in the paper, in squared grey values
 
 
-def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] to uint8, clipped and rounded: the image that is saved and measured."""
-    return np.clip(np.rint(np.asarray(image, np.float64) * PEAK), 0, PEAK).astype(np.uint8)
-
-
 def luma(image: np.ndarray) -> np.ndarray:
     """Y of YCbCr (ITU-R BT.601, 16 to 235), not rounded: (H, W, 3) uint8 to (H, W) float64."""
     return 16 + image.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / PEAK

@@ -25,12 +25,11 @@ from PIL import Image
 
 from rrsr_jax import SCALE_FACTOR, config_files, models
 from rrsr_jax.console import exit_on_error, log
-from rrsr_jax.data.images import downscale, upscale
+from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.data.pictures import read_rgb8
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import drawing, protocols
 from rrsr_jax.evaluation.drawing import Tile
-from rrsr_jax.evaluation.metrics import to_uint8
 from rrsr_jax.workdir import saved_config
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.files import write_atomically

@@ -23,6 +23,7 @@ FACTOR = 4  # of the coarse search
 EXACT_PAIRS = 2**32
 SEARCHES = ("auto", "exact", "coarse")
 _WINDOWS = 2**14  # cells of the coarse search that are compared at a time
+_TILE = 2**20  # pairs of pixels in memory at a time; the fastest on a CPU, by a tenth
 _MARGIN = PATCH - 1
 
 Size = tuple[int, int]  # height and width
@@ -60,7 +61,7 @@ class Matches(NamedTuple):
 
     Attributes:
       which: the number of the reference.
-      place: (y, x) of the patch in that reference, in 1x pixels, float32, between pixels if `subpixel`.
+      place: (y, x) of the patch in that reference, in 1x pixels, float32.
       score: of the match, in [-1, 1].
     """
 
@@ -84,29 +85,31 @@ def work(image: Size, reference: Size, search: str) -> float:
     return patches * others / FACTOR**4 + patches * window_size(FACTOR) ** 2  # between cells, then in windows
 
 
-def find_matches(
-    image: Canvas, references: Sequence[Canvas], search: str, *, subpixel: bool, dtype: str, tile: int, done: Done
-) -> list[Matches]:
+def find_matches(image: Canvas, references: Sequence[Canvas], search: str, *, dtype: str, done: Done) -> list[Matches]:
     """The best patch in each reference for every patch of the image.
 
     Args:
       image, references: descriptors.
       search: `exact` or `coarse`.
-      subpixel: see `subpixel_shift`.
-      dtype, tile: see `match_patches`.
+      dtype: see `match_patches`.
       done: told after each part.
     """
     find = _exact if search == "exact" else _coarse
     found = []
     for reference in references:
         pairs = work(image.size, reference.size, search)
-        index, score = find(image, reference, dtype, tile, lambda share, pairs=pairs: done(share * pairs))
+        index, score = find(image, reference, dtype, lambda share, pairs=pairs: done(share * pairs))
         columns = reference.features.shape[2] - _MARGIN
         place = np.stack([index // columns, index % columns], -1).astype(np.float32)
-        if subpixel:
-            place += _shifts(image, reference, index)
         found.append(Matches(np.zeros(index.shape, np.int32), place, score))
     return found
+
+
+def between_pixels(image: Canvas, reference: Canvas, matches: Matches) -> Matches:
+    """The matches in one reference, refined, see `subpixel_shift`."""
+    columns = reference.features.shape[2] - _MARGIN
+    y, x = np.moveaxis(matches.place.astype(np.int32), -1, 0)
+    return matches._replace(place=matches.place + _shifts(image, reference, y * columns + x))
 
 
 def best_of(found: Sequence[Matches]) -> Matches:
@@ -142,12 +145,12 @@ def supported(matches: Matches) -> np.ndarray:
     return votes - 1 >= (_AROUND**2 - 1) // 3
 
 
-def _exact(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Done) -> tuple[np.ndarray, np.ndarray]:
+def _exact(image: Canvas, reference: Canvas, dtype: str, done: Done) -> tuple[np.ndarray, np.ndarray]:
     """Index, row-major over the patches of the reference's canvas, and score."""
     index, score = (np.zeros([size - _MARGIN for size in image.size], kind) for kind in (np.int32, np.float32))
     parts = list(_parts(image))
     for place, part in parts:
-        found = _match_exactly(part, reference.features, reference.valid(), dtype=dtype, tile=tile)
+        found = _match_exactly(part, reference.features, reference.valid(), dtype=dtype)
         for into, values in zip((index, score), found, strict=True):
             view = into[place]
             view[:] = np.asarray(values)[0, : view.shape[0], : view.shape[1]]
@@ -170,16 +173,16 @@ def _parts(image: Canvas) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
             yield place, features[None, top : top + rows + _MARGIN, left : left + columns + _MARGIN]
 
 
-def _coarse(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Done) -> tuple[np.ndarray, np.ndarray]:
+def _coarse(image: Canvas, reference: Canvas, dtype: str, done: Done) -> tuple[np.ndarray, np.ndarray]:
     """As `_exact`."""
     if min(*image.size, *reference.size) < window_size(FACTOR):
-        return _exact(image, reference, dtype, tile, done)
+        return _exact(image, reference, dtype, done)
     cells = [
         Canvas(_cells(canvas.features), (canvas.size[0] // FACTOR, canvas.size[1] // FACTOR))
         for canvas in (image, reference)
     ]
     coarse_share = work(cells[0].size, cells[1].size, "exact") / work(image.size, reference.size, "coarse")
-    coarse, _ = _exact(cells[0], cells[1], dtype, tile, lambda share: done(share * coarse_share))
+    coarse, _ = _exact(cells[0], cells[1], dtype, lambda share: done(share * coarse_share))
     start, corner = _windows(coarse[None], cells[1].features.shape[2], image.size, reference.valid())
     # A list of cells, in parts of one size; the last part is filled up with its first cell.
     flat = [np.asarray(array).reshape(-1, 2) for array in (start, corner)]
@@ -188,7 +191,7 @@ def _coarse(image: Canvas, reference: Canvas, dtype: str, tile: int, done: Done)
     for first in range(0, len(flat[0]), part):
         cut = [array[first : first + part] for array in flat]
         full = [np.concatenate([array, np.repeat(array[:1], part - len(array), 0)])[None, None] for array in cut]
-        result = _search_windows(image.features, reference.features, *full, reference.valid(), dtype=dtype, tile=tile)
+        result = _search_windows(image.features, reference.features, *full, reference.valid(), dtype=dtype)
         found.append([np.asarray(values)[:, :, : len(cut[0])] for values in result])
         done(len(cut[0]) / len(flat[0]) * (1 - coarse_share))
     index, score = (
@@ -214,14 +217,14 @@ def _shifts(image: Canvas, reference: Canvas, index: np.ndarray) -> np.ndarray:
 
 
 _match_exactly = jax.jit(
-    lambda a, b, valid_ref, **options: match_patches(a, b, normalise=False, valid_ref=valid_ref, **options),
-    static_argnames=("dtype", "tile"),
+    lambda a, b, valid_ref, **options: match_patches(a, b, normalise=False, valid_ref=valid_ref, tile=_TILE, **options),
+    static_argnames="dtype",
 )
 _search_windows = jax.jit(
     lambda a, b, start, corner, valid_ref, **options: search_windows(
-        a, b, start, corner, factor=FACTOR, valid_ref=valid_ref, **options
+        a, b, start, corner, factor=FACTOR, valid_ref=valid_ref, tile=_TILE, **options
     ),
-    static_argnames=("dtype", "tile"),
+    static_argnames="dtype",
 )
 _cells = jax.jit(lambda features: normalised(cell_means(features, FACTOR)))
 _windows = jax.jit(functools.partial(windows, factor=FACTOR), static_argnums=(1, 2))

@@ -25,7 +25,7 @@ from rrsr_jax.models.rrsr import PRE_OFFSETS, RRSR
 
 STORE = np.float16  # of feature maps in memory; computation is in the dtype of the model
 _REFERENCE_REACH = 12  # pixels of a reference around a pixel that change its features or descriptors, a multiple of 4
-_INPUT_REACH = 5  # likewise of the input: upsampling and descriptors
+_INPUT_REACH = 4  # likewise of the input: upsampling and descriptors
 _OFFSETS_REACH = {"patches": 2, "smooth": 1}  # 1x pixels of the prepared flow around a pixel that change its offsets
 _IMAGE_REACH = 4  # pixels at 4x: the two last convolutions, and the enlarged input, whose tiles need a multiple of 4
 

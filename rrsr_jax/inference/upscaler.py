@@ -1,6 +1,5 @@
 """`Upscaler`: photographs in, photographs four times as large out."""
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -8,21 +7,31 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
-from PIL import Image
 
-from rrsr_jax import SCALE_FACTOR, compilation_cache
-from rrsr_jax.data.pictures import Picture, to_picture
+from rrsr_jax import SCALE_FACTOR
+from rrsr_jax.data.pictures import to_picture
 from rrsr_jax.errors import InputError
 from rrsr_jax.inference import ranking
 from rrsr_jax.inference.references import BEST, SIDE, reduced
-from rrsr_jax.inference.search import SEARCHES, best_of, choose_search, find_matches, supported, work
+from rrsr_jax.inference.search import (
+    SEARCHES,
+    Matches,
+    best_of,
+    between_pixels,
+    choose_search,
+    find_matches,
+    supported,
+    work,
+)
 from rrsr_jax.inference.stages import Stages
 from rrsr_jax.models.contract import SCALES, read_contract
 from rrsr_jax.models.rrsr import RRSR
 from rrsr_jax.weights import released
+from rrsr_jax.workdir import compilation_cache
 
 SMALLEST = 12  # pixels a side of an input and a reference; smaller ones are extended by repeating their edges
 MOST_WHOLE = 2**20  # pixels of the result, and of the reference, of a model that is run whole
+LEAST = 0.1  # share of the image that a reference must be confirmed for; see `Upscaled.used`
 _LARGEST_VALUE = 8.0  # colours outside sRGB lie a little outside [0, 1]; 8-bit images, far
 
 Progress = Callable[[float, str], None]
@@ -33,10 +42,11 @@ class Upscaled(NamedTuple):
 
     Attributes:
       rgb: (4h, 4w, 3) float32, not clipped.
-      used: for each reference, the share of the image, 0 to 1, that it gave right details for. Of RRSR: the share of the 3x3
-        patches at 1x whose best match is in this reference, and is confirmed by the matches around it, see `search.supported`.
-        (A best match that nothing confirms is used too, but says nothing: half of the patches find one in any photograph.)
-        Of other models: the share of the pixels that change by more than 1 of 255 if the image itself is the reference.
+      used: for each reference, the share of the image, 0 to 1, that it shows. Of RRSR: the share of the 3x3 patches at 1x whose
+        match in this reference is better than in the other ones and in the image itself, and is confirmed by the matches around
+        it, see `search.supported`. 0 for a reference that was left out, see `Upscaler`. (The other patches take something from
+        their best match too, but that says nothing: every patch has one in every photograph.) Of other models: the share of the
+        pixels that change by more than 1 of 255 if the image itself is the reference.
       search: `exact` or `coarse`; `none` if the model has no such choice.
     """
 
@@ -52,11 +62,10 @@ class Upscaler:
         large = upscaler(image, [reference])
 
     Of RRSR, images and references may have any size. They are computed in tiles; feature maps are kept in 16-bit floating point.
-    The result is that of the model run on the whole image with these references and the image itself as the last one, to 1 of
-    255. So a patch takes nothing from a reference where the image itself matches better, and a reference that shows something
-    else does little harm. References lose up to three rows and columns, to multiples of 4. Memory, with 32 channels: about 1 GB,
-    and 180 bytes a pixel of the result, and 90 a pixel of each reference. Other models are run whole, on images of up to
-    `MOST_WHOLE` pixels. The same input gives the same result.
+    The result is that of the model run on the whole image, to 1 of 255. A reference that shows hardly anything of the image is
+    left out, see `LEAST`, and without any reference the image itself is the reference. References lose up to three rows and
+    columns, to multiples of 4. Memory, with 32 channels: about 1 GB, and 180 bytes a pixel of the result, and 90 a pixel of each
+    reference. Other models are run whole, on images of up to `MOST_WHOLE` pixels. The same input gives the same result.
 
     Compiled programs are kept, see `compilation_cache`.
     """
@@ -98,7 +107,7 @@ class Upscaler:
         """
         picture = to_picture(image)
         upscaled = self.upscale(picture.rgb, [to_picture(r).rgb for r in references], progress=progress)
-        return enlarged(picture, upscaled.rgb).like(image)
+        return picture.enlarged(upscaled.rgb).like(image)
 
     def upscale(
         self, rgb: np.ndarray, references: Sequence[np.ndarray] = (), *, progress: Progress | None = None
@@ -158,26 +167,24 @@ class Upscaler:
         cells = [(i.shape[0] // SCALE_FACTOR, i.shape[1] // SCALE_FACTOR) for i in images]
         search = choose_search(self._search, image.shape[:2], cells)
         report.expect("matches", sum(work(image.shape[:2], size, search) for size in cells))
-        references = [stages.reference(i, report.part("references")) for i in images]
-        described = stages.descriptors(image, report.part("image"))
-        canvases = [reference.descriptors for reference in references]
-        found = find_matches(
-            described,
-            canvases,
-            search,
-            subpixel=model.match_subpixel,
-            dtype=model.match_dtype,
-            tile=model.match_tile,
-            done=report.part("matches"),
-        )
-        features = [reference.features for reference in references]
-        del references, described, canvases  # of which the descriptors are as large as the features of a scale
-        matches = best_of(found)
-        confirmed = supported(matches)
-        used = tuple(float((confirmed & (matches.which == number)).mean()) for number in range(len(others)))
+        features, matches, used = self._matched(image, images, search, report)
         parts = {scale: report.part(f"details at {scale}x") for scale in SCALES}
         rgb = stages.restore(image, features, matches, lambda done, scale: parts[scale](done))
         return Upscaled(rgb, used, search)
+
+    def _matched(
+        self, image: np.ndarray, images: list[np.ndarray], search: str, report: "_Report"
+    ) -> tuple[list[list[np.ndarray]], Matches, tuple[float, ...]]:
+        """Features of the references that are used, matches in them, and the share of each of all; the last is the image."""
+        stages, model = self._stages, self._stages.model
+        references = [stages.reference(i, report.part("references")) for i in images]
+        described = stages.descriptors(image, report.part("image"))
+        canvases, done = [reference.descriptors for reference in references], report.part("matches")
+        found = find_matches(described, canvases, search, dtype=model.match_dtype, done=done)
+        kept, used = chosen(found)
+        if model.match_subpixel:
+            found = {i: between_pixels(described, canvases[i], found[i]) for i in kept}
+        return [references[i].features for i in kept], best_of([found[i] for i in kept]), used
 
     def _whole(self, image: np.ndarray, others: list[np.ndarray], tell: Progress) -> Upscaled:
         model = self._weights.model
@@ -209,13 +216,27 @@ class Upscaler:
         return jax.jit(lambda params, lr, ref: model.apply({"params": params}, lr, ref))
 
 
-def enlarged(picture: Picture, rgb: np.ndarray) -> Picture:
-    """The result `rgb` (4h, 4w, 3) as a picture of the same kind as the input `picture`, its transparency enlarged as well."""
-    alpha = picture.alpha
-    if alpha is not None:
-        large = Image.fromarray(alpha).resize(rgb.shape[1::-1], Image.Resampling.BICUBIC)
-        alpha = np.asarray(large).clip(0, 1)
-    return dataclasses.replace(picture, rgb=rgb, alpha=alpha)
+def chosen(found: Sequence[Matches]) -> tuple[list[int], tuple[float, ...]]:
+    """Which references to use, and the share of the image that each is confirmed for.
+
+    Args:
+      found: the matches in each reference, and in the image itself, the last.
+
+    Returns:
+      Numbers in `found`: of the references that alone are confirmed for a share of at least `LEAST`; if there are none, of the
+      image. And the share of each reference beside the others, 0 for one that is not used.
+    """
+    *others, own = found
+    kept = [i for i, one in enumerate(others) if _shares([one, own])[0] >= LEAST]
+    shares = dict(zip(kept, _shares([*(others[i] for i in kept), own]), strict=False))
+    return kept or [len(others)], tuple(shares.get(i, 0.0) for i in range(len(others)))
+
+
+def _shares(found: Sequence[Matches]) -> list[float]:
+    """For each of `found` but the last, the share of the patches whose best match is there, and is confirmed."""
+    best = best_of(found)
+    confirmed = supported(best)
+    return [float((confirmed & (best.which == number)).mean()) for number in range(len(found) - 1)]
 
 
 class _Report:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from rrsr_jax import models
 from rrsr_jax.data import prepare
-from rrsr_jax.data.images import downscale, upscale
+from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.evaluation import evaluate, protocols
-from rrsr_jax.evaluation.metrics import quality, to_uint8
+from rrsr_jax.evaluation.metrics import quality
 from rrsr_jax.training import stages
 from rrsr_jax.training.step import make_mesh
 from tests.helpers import damage, grey, nearest, noise, open_set, random_params, tiny_config, tiny_rrsr, write

@@ -37,7 +37,7 @@ def test_luma_of_black_white_and_colours():
 
 
 def test_saved_image_is_rounded_and_clipped():
-    np.testing.assert_array_equal(metrics.to_uint8(np.array([-0.2, 0.4 / 255, 0.6 / 255, 1.3])), [0, 0, 1, 255])
+    np.testing.assert_array_equal(images.to_uint8(np.array([-0.2, 0.4 / 255, 0.6 / 255, 1.3])), [0, 0, 1, 255])
 
 
 def test_shapes_must_agree():
@@ -81,7 +81,7 @@ def test_gmsd_follows_its_definition(golden, shape):
 def test_gmsd_of_blurred_images(golden):
     hr = golden("protocol")["image"]
     soft = (hr.astype(np.float64) + np.roll(hr, 1, 1)) / 2
-    blurred = [hr, metrics.to_uint8(soft / 255), images.upscale(images.downscale(hr))]
+    blurred = [hr, images.to_uint8(soft / 255), images.upscale(images.downscale(hr))]
     assert 0 == (values := [metrics.quality(image, hr, 0)["gmsd_y"] for image in blurred])[0] < values[1] < values[2]
 
 
