@@ -12,7 +12,7 @@ from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.data.pictures import to_picture
 from rrsr_jax.errors import InputError
 from rrsr_jax.inference import ranking
-from rrsr_jax.inference.references import BEST, SIDE, reduced
+from rrsr_jax.inference.references import SIDE, reduced
 from rrsr_jax.inference.search import (
     SEARCHES,
     Matches,
@@ -148,13 +148,6 @@ class Upscaler:
         model, params = self._weights.model, self._weights.params
         small = [reduced(np.asarray(candidate, np.float32), SIDE) for candidate in candidates]
         return ranking.match_scores(model, params, reduced(np.asarray(rgb, np.float32), SIDE // SCALE_FACTOR), small)
-
-    def rank_references(
-        self, rgb: np.ndarray, candidates: Sequence[np.ndarray], best: int = BEST
-    ) -> list[tuple[int, float]]:
-        """The numbers and scores of the `best` candidates by `match_scores`, the best first."""
-        scores = self.match_scores(rgb, candidates)
-        return sorted(enumerate(scores), key=lambda pair: -pair[1])[:best]
 
     def _staged(self, image: np.ndarray, others: list[np.ndarray], tell: Progress) -> Upscaled:
         stages, model = self._stages, self._stages.model

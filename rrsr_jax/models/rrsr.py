@@ -50,8 +50,8 @@ class RRSR(nn.Module):
       match_dtype: of the products in matching; the correspondence network itself is float32.
       match_coarse: factor of the approximate search, see `match_patches_coarse_to_fine`; 0 for the exact one.
       match_subpixel: whether matches are refined between pixels, see `subpixel_shift`; not in the paper.
-      pre_offsets: `patches` (the paper: each tap follows another of the patches that cover the pixel) or `smooth_pre_offsets`,
-        `smooth`.
+      pre_offsets: `patches` (the paper: each tap follows another of the patches that cover the pixel) or `smooth`, see
+        `interpolated_offsets`.
       dtype: of the computation, `float32` or `bfloat16`. Parameters, matching, routing, offsets, masks and output are float32.
       deform_conv: implementation of the deformable convolution, see `kernels.modulated_deform_conv`; empty for the default.
       remat: what the backward pass computes again instead of storing: `none`, residual `blocks`, or whole `fas` blocks.

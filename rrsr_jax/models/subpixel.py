@@ -73,21 +73,10 @@ def subpixel_shift(
     )
 
 
-def smooth_pre_offsets(flow: jax.Array, scale: int) -> jax.Array:
-    """One offset for all nine taps of a pixel: the flow of the patch centred at it, without outliers, interpolated bilinearly.
-
-    Where the reference is scaled or rotated, the taps of `pre_offsets` are scattered: the tap on the left follows the patch on
-    the right. Here the kernel keeps its shape, and moves from pixel to pixel with the flow. Not in the paper.
-
-    Arguments and results as in `pre_offsets`.
-    """
-    return interpolated_offsets(smooth_flow(flow), scale)
-
-
 def smooth_flow(flow: jax.Array) -> jax.Array:
     """The flow of the patch centred at each pixel, (N, H, W, 2) to the same.
 
-    A 3x3 median, of y and of x, removes outliers and keeps a linear flow.
+    A 3x3 median, of y and of x, removes outliers and keeps a linear flow. Not in the paper.
     """
     _, h, w, _ = flow.shape
     rim = PATCH // 2
@@ -99,7 +88,13 @@ def smooth_flow(flow: jax.Array) -> jax.Array:
 
 
 def interpolated_offsets(smooth: jax.Array, scale: int) -> jax.Array:
-    """The same offset for all nine taps, from `smooth_flow`; results as in `pre_offsets`."""
+    """One offset for all nine taps of a pixel: `smooth_flow`, interpolated bilinearly.
+
+    Where the reference is scaled or rotated, the taps of `pre_offsets` are scattered: the tap on the left follows the patch on
+    the right. Here the kernel keeps its shape, and moves from pixel to pixel with the flow. Not in the paper.
+
+    Arguments and results as in `pre_offsets`, but for `smooth`.
+    """
     n, h, w, _ = smooth.shape
     moved = jax.image.resize(smooth, (n, h * scale, w * scale, 2), "linear") * scale
     return jnp.broadcast_to(moved[:, :, :, None], (n, h * scale, w * scale, PATCH**2, 2))

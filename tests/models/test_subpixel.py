@@ -8,7 +8,7 @@ import pytest
 from rrsr_jax.models import matching
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.models.matching import match_patches, normalised, patch_norm
-from rrsr_jax.models.subpixel import smooth_pre_offsets, subpixel_shift
+from rrsr_jax.models.subpixel import interpolated_offsets, smooth_flow, subpixel_shift
 from tests.helpers import random_params, relative_error, tiny_rrsr
 
 
@@ -95,6 +95,10 @@ def affine_flow(height, width):
     found = flow(y + 1, x + 1)[None]
     found[:, -2:], found[:, :, -2:] = 0, 0
     return found.astype(np.float32), flow
+
+
+def smooth_pre_offsets(flow, scale):
+    return interpolated_offsets(smooth_flow(flow), scale)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
