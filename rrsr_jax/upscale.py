@@ -217,7 +217,8 @@ def _upscale(
 
     since = time.perf_counter()
     chosen, lines = references.choose(job.source, picture.rgb, upscaler)
-    upscaled = upscaler.upscale(picture.rgb, [reference.rgb for reference in chosen.values()])
+    with _bar(job.source.name) as progress:
+        upscaled = upscaler.upscale(picture.rgb, [reference.rgb for reference in chosen.values()], progress=progress)
     for path, used in zip(chosen, upscaled.used, strict=True):
         hardly = "; it hardly helps" if used < LITTLE else ""
         lines.append(f"reference used for {100 * used:.0f} % of the image: {path}{hardly}")
@@ -237,6 +238,21 @@ def _upscale(
         thumbnails = {path.name: reference.rgb for path, reference in chosen.items()}
         write_before_and_after(job.page, job.source.name, text, picture.rgb, upscaled.rgb, thumbnails)
     return text
+
+
+@contextlib.contextmanager
+def _bar(name: str) -> Iterator[Callable[[float, str], None]]:
+    """While active, a bar on a terminal shows how much of one photograph is done; yields what is to be told."""
+    shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
+    hidden = not sys.stderr.isatty()
+    with tqdm.tqdm(total=1.0, leave=False, disable=hidden, dynamic_ncols=True, bar_format=shape) as bar:
+
+        def progress(share: float, what: str) -> None:
+            bar.set_description_str(f"{name}, {what}", refresh=False)
+            bar.n = share
+            bar.refresh()
+
+        yield progress
 
 
 def _say(notes: Sequence[str]) -> None:

@@ -28,7 +28,8 @@ class Nearest:
         type(self).opened += 1
         self.search = search
 
-    def upscale(self, rgb, references):
+    def upscale(self, rgb, references, *, progress):
+        progress(0.4, "matches")
         used = (0.6, 0.03, 0.0)[: len(references)]
         return types.SimpleNamespace(rgb=rgb.repeat(4, 0).repeat(4, 1), used=used, search="exact")
 
@@ -61,6 +62,15 @@ def image(path):
 
 def everything(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_terminal_shows_how_much_of_a_photograph_is_done(place, capsys, monkeypatch):
+    write(place, {"small.png": noise()})
+    run("small.png")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run("small.png", "--force")
+    assert "small.png, matches:  40%" in capsys.readouterr().err
 
 
 def test_the_example(place, capsys):
