@@ -89,6 +89,8 @@ def take_apart(image: Image.Image, raw: bytes = b"") -> Decoded:
         exif = _exif(image, notes)  # before Pillow closes the file
         image.load()
         orientation = image.getexif().get(_ORIENTATION, 1)  # Pillow turns TIFF itself
+        if (bits := _bits_of_heif(raw)) > 8:
+            notes.append(f"{bits} bits a channel read as 8")
         if turned in range(2, 9):
             notes.append("turned according to its EXIF data")
         if image.mode in ("F", "I") and white == 255:
@@ -152,6 +154,12 @@ def _white(image: Image.Image, raw: bytes) -> int:
     elif image.format == "PPM" and (header := re.match(rb"P[2356](?:\s+(?:#[^\n]*\n\s*)*(\d+)){3}", raw)):
         return max(255, int(header[1]))
     return 2**bits - 1 if 8 < bits <= 16 else 255
+
+
+def _bits_of_heif(raw: bytes) -> int:
+    """Bits a channel of an AVIF or HEIC file, of which Pillow gives 8 (ISO/IEC 23008-12, 6.5.6); 8 for another file."""
+    box = re.search(rb"pixi\0{4}.(.)", raw, re.DOTALL) if raw[4:8] == b"ftyp" else None
+    return box[1][0] if box else 8
 
 
 def _deep(image: Image.Image, raw: bytes, white: int) -> tuple[np.ndarray, np.ndarray | None]:

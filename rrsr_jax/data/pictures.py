@@ -205,6 +205,8 @@ def check_output(
         notes.append(f"16 bits a channel rounded to 8, which {file_format.name} holds")
     if picture.icc and not _holds_profile(file_format, picture):
         notes.append(f"converted to sRGB: {file_format.name} holds no colour profile of this kind")
+    if _unusual(file_format, picture):
+        notes.append("grey written as RGB: few programs read TIFF with 16 bits of grey and transparency")
     if picture.exif and not file_format.metadata:
         notes.append(f"EXIF data left out: {file_format.name} holds none")
     return file_format, notes
@@ -230,6 +232,8 @@ def write_picture(path: str | pathlib.Path, picture: Picture, *, force: bool = F
     file_format, notes = check_output(path, picture, force=force)
     if picture.alpha is not None and not file_format.alpha:  # opaque
         picture = dataclasses.replace(picture, alpha=None)
+    if _unusual(file_format, picture):
+        picture = dataclasses.replace(picture, grey=False)
     icc = picture.icc if _holds_profile(file_format, picture) else None
     exif = _sized(picture.exif, *picture.rgb.shape[:2]) if file_format.metadata else None
     if exif and file_format.name == "JPEG" and len(exif) > 65_533:
@@ -259,6 +263,11 @@ def _write(path: pathlib.Path, data: bytes, force: bool) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _unusual(file_format: Format, picture: Picture) -> bool:
+    """Whether it is 16-bit grey with transparency as TIFF, which Pillow does not read."""
+    return file_format.name == "TIFF" and picture.grey and picture.alpha is not None and picture.depth == 16
 
 
 def _holds_profile(file_format: Format, picture: Picture) -> bool:

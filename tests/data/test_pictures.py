@@ -173,6 +173,24 @@ def test_other_deep_files(tmp_path):
     again = pictures.read_picture(tmp_path / "grey.png")
     assert (again.grey, again.depth) == (True, 16)
     np.testing.assert_array_equal(again.pixels(16), deep(channels=2))
+    assert pictures.write_picture(tmp_path / "grey.tif", grey) == [
+        "grey written as RGB: few programs read TIFF with 16 bits of grey and transparency"
+    ]
+    np.testing.assert_array_equal(
+        pictures.read_picture(tmp_path / "grey.tif").pixels(16), deep(channels=2)[..., [0, 0, 0, 1]]
+    )
+
+
+def test_more_than_8_bits_that_pillow_does_not_give(tmp_path):
+    path = save(tmp_path / "a.avif", noise())
+    assert pictures.read_picture(path).notes == ()
+    raw = bytearray(path.read_bytes())
+    depths, configuration = raw.index(b"pixi\0\0\0\0\3") + 9, raw.index(b"av1C") + 6
+    assert raw[depths : depths + 3] == b"\x08\x08\x08"
+    raw[depths : depths + 3] = b"\x0a\x0a\x0a"
+    raw[configuration] |= 0x40  # high_bitdepth
+    path.write_bytes(raw)
+    assert pictures.read_picture(path).notes == ("10 bits a channel read as 8",)
 
 
 def test_transparency_is_kept(tmp_path):
