@@ -7,6 +7,7 @@ python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]
 
 import logging as python_logging
 import pathlib
+import re
 import sys
 
 import jax
@@ -74,6 +75,15 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit(2)
 
 
+def _config_first(argv: list[str]) -> list[str]:
+    """`argv` with `--config` first: ml_collections, which reads `sys.argv`, wants it before what overrides its fields."""
+    for i, word in enumerate(argv):
+        if re.fullmatch(r"--?config(=.*)?", word):
+            after = i + (1 if "=" in word else 2)
+            return [argv[0], *argv[i:after], *argv[1:i], *argv[after:]]
+    return argv
+
+
 def _with_config(argv: list[str]) -> tuple[list[str], str]:
     """`argv` and its `--config`; for an evaluation without one, the checkpoint's config is added."""
     given = flags.FlagValues()
@@ -92,4 +102,5 @@ def _with_config(argv: list[str]) -> tuple[list[str], str]:
 
 
 if __name__ == "__main__":
+    sys.argv = _config_first(sys.argv)
     app.run(main, flags_parser=parse)

@@ -98,7 +98,7 @@ def test_wrong_command_lines(command, tmp_path, arguments, message):
 
 def test_the_paper_run_without_its_data(command, tmp_path):
     flags = f"--workdir={tmp_path}/run", f"--config.data.dir={tmp_path}", "--config.eval.sets="
-    process = command(*flags, config=ROOT / "configs/cufed5.py")
+    process = command(*flags, "--config", str(ROOT / "configs/cufed5.py"), config=None)  # in any order
     code, _, err = finish(process, timeout=60)
     assert code == 2
     assert (
