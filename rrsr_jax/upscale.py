@@ -219,9 +219,9 @@ def _upscale(
     chosen, lines = references.choose(job.source, picture.rgb, upscaler)
     with _bar(job.source.name) as progress:
         upscaled = upscaler.upscale(picture.rgb, [reference.rgb for reference in chosen.values()], progress=progress)
-    for path, used in zip(chosen, upscaled.used, strict=True):
+    for path, used, done in zip(chosen, upscaled.used, upscaled.notes, strict=True):
         hardly = "; it hardly helps" if used < LITTLE else ""
-        lines.append(f"reference used for {100 * used:.0f} % of the image: {path}{hardly}")
+        lines.append(f"reference used for {100 * used:.0f} % of the image: {path}{f', {done}' if done else ''}{hardly}")
     if not chosen:
         lines.append("no reference: details come from the photograph itself")
     lines += [f"note: {path}: {note}" for path, reference in chosen.items() for note in reference.notes]

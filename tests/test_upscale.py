@@ -30,8 +30,10 @@ class Nearest:
 
     def upscale(self, rgb, references, *, progress):
         progress(0.4, "matches")
-        used = (0.6, 0.03, 0.0)[: len(references)]
-        return types.SimpleNamespace(rgb=rgb.repeat(4, 0).repeat(4, 1), used=used, search="exact")
+        used, notes = (0.6, 0.03, 0.0)[: len(references)], ("", "warped", "")[: len(references)]
+        return types.SimpleNamespace(
+            rgb=rgb.repeat(4, 0).repeat(4, 1), used=used, search="exact", notes=("", "warped", "")[: len(used)]
+        )
 
     def match_scores(self, rgb, references):
         assert max(rgb.shape) <= 32
@@ -91,7 +93,7 @@ def test_one_photograph(place, capsys):
     assert re.fullmatch(r"small\.png: 6 x 8 to 24 x 32 pixels, exact search, \d+\.\d s", lines[0])
     assert lines[1:] == [
         "  reference used for 60 % of the image: sharp.png",
-        "  reference used for 3 % of the image: other.png; it hardly helps",
+        "  reference used for 3 % of the image: other.png, warped; it hardly helps",
         "  written: small_x4.png",
     ]
     np.testing.assert_array_equal(image("small_x4.png"), noise(8, 6).repeat(4, 0).repeat(4, 1))

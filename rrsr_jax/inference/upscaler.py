@@ -13,6 +13,7 @@ from rrsr_jax.data.pictures import to_picture
 from rrsr_jax.errors import InputError
 from rrsr_jax.inference import ranking
 from rrsr_jax.inference.references import SIDE, reduced
+from rrsr_jax.inference.registration import register
 from rrsr_jax.inference.search import (
     SEARCHES,
     Matches,
@@ -48,11 +49,13 @@ class Upscaled(NamedTuple):
         their best match too, but that says nothing: every patch has one in every photograph.) Of other models: the share of the
         pixels that change by more than 1 of 255 if the image itself is the reference.
       search: `exact` or `coarse`; `none` if the model has no such choice.
+      notes: for each reference, what was done to it first, see `registration`; empty if nothing.
     """
 
     rgb: np.ndarray
     used: tuple[float, ...]
     search: str
+    notes: tuple[str, ...] = ()
 
 
 class Upscaler:
@@ -62,7 +65,8 @@ class Upscaler:
         large = upscaler(image, [reference])
 
     Of RRSR, images and references may have any size. They are computed in tiles; feature maps are kept in 16-bit floating point.
-    The result is that of the model run on the whole image, to 1 of 255. A reference that shows hardly anything of the image is
+    The result is that of the model run on the whole image, to 1 of 255. References are first brought to the view of the image, if
+    that can be found out, see `registration`. A reference that shows hardly anything of the image is
     left out, see `LEAST`, and without any reference the image itself is the reference. References lose up to three rows and
     columns, to multiples of 4. Memory, with 32 channels: about 1 GB, and 180 bytes a pixel of the result, and 90 a pixel of each
     reference. Other models are run whole, on images of up to `MOST_WHOLE` pixels. The same input gives the same result.
@@ -70,12 +74,19 @@ class Upscaler:
     Compiled programs are kept, see `compilation_cache`.
     """
 
-    def __init__(self, weights: str | os.PathLike[str] | released.Released = "photo", *, search: str = "auto"):
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | released.Released = "photo",
+        *,
+        search: str = "auto",
+        registers: bool = True,
+    ):
         """Loads the weights.
 
         Args:
           weights: a name, folder or run, see `released.load`; or what that returned.
           search: for matches: `exact`, `coarse` (see `match_patches_coarse_to_fine`), or `auto`: exact if it does not take long.
+          registers: whether references are brought to the view of the image first, see `registration`; not in the paper.
 
         Raises:
           InputError: no such search or weights.
@@ -83,7 +94,7 @@ class Upscaler:
         if search not in SEARCHES:
             raise InputError(f"search: one of {', '.join(SEARCHES)} expected, got {search!r}")
         compilation_cache.use()
-        self._search = search
+        self._search, self._registers = search, registers
         self._weights = weights if isinstance(weights, released.Released) else released.load(weights)
 
     @functools.cached_property
@@ -128,10 +139,14 @@ class Upscaler:
         others = [_checked(f"reference {number}", r) for number, r in enumerate(references, start=1)]
         tell = progress or (lambda share, what: None)
         tell(0.0, "starting")
+        notes: tuple[str, ...] = ("",) * len(others)
+        if self._registers:
+            registered = [register(image, other) for other in others]
+            others, notes = [one.reference for one in registered], tuple(one.note for one in registered)
         run = self._staged if isinstance(self._weights.model, RRSR) else self._whole
         result = run(image, others, tell)
         h, w = rgb.shape[:2]
-        result = result._replace(rgb=result.rgb[: SCALE_FACTOR * h, : SCALE_FACTOR * w])
+        result = result._replace(rgb=result.rgb[: SCALE_FACTOR * h, : SCALE_FACTOR * w], notes=notes)
         if not np.isfinite(result.rgb).all():
             raise InputError(
                 f"weights {self._weights.name}: their result is not finite, in {np.dtype(np.float16)} features; use other weights"

@@ -13,6 +13,7 @@ import rrsr_jax
 from rrsr_jax.data.images import downscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.inference import search, stages, tiles, upscaler
+from rrsr_jax.inference.registration import register
 from rrsr_jax.inference.upscaler import Upscaler
 from rrsr_jax.models.c2_matching import C2Matching
 from rrsr_jax.models.correspondence import untrained
@@ -73,6 +74,20 @@ def test_tiles_give_what_the_whole_gives(small_tiles, fields, how):
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert shares[-2] == pytest.approx(1)
+
+
+def test_references_are_brought_to_the_view_of_the_image(small_tiles):
+    hr = skimage.data.astronaut()[:224, 100:356]
+    lr, turned = (np.ascontiguousarray(image, np.float32) / 255 for image in (downscale(hr), np.rot90(hr)))
+    weights = released()
+    got = Upscaler(weights).upscale(lr, [turned, picture(40, 40)])
+    assert got.notes == ("warped to the view of the photograph", "")
+    brought = register(lr, turned).reference
+    as_they_are = Upscaler(weights, registers=False)
+    expected = as_they_are.upscale(lr, [brought, picture(40, 40)])
+    assert expected.notes == ("", "")
+    np.testing.assert_array_equal(got.rgb, expected.rgb)
+    assert np.abs(got.rgb - as_they_are.upscale(lr, [turned, picture(40, 40)]).rgb).max() > 1e-3
 
 
 def test_without_a_selection():
