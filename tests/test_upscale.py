@@ -31,9 +31,7 @@ class Nearest:
     def upscale(self, rgb, references, *, progress):
         progress(0.4, "matches")
         used, notes = (0.6, 0.03, 0.0)[: len(references)], ("", "warped", "")[: len(references)]
-        return types.SimpleNamespace(
-            rgb=rgb.repeat(4, 0).repeat(4, 1), used=used, search="exact", notes=("", "warped", "")[: len(used)]
-        )
+        return types.SimpleNamespace(rgb=rgb.repeat(4, 0).repeat(4, 1), used=used, search="exact", notes=notes)
 
     def match_scores(self, rgb, references):
         assert max(rgb.shape) <= 32

@@ -225,7 +225,7 @@ def test_other_models_are_run_whole(monkeypatch):
     np.testing.assert_allclose(
         got.rgb, weights.model.apply({"params": weights.params}, rgb[None], rgb[None])[0], atol=1e-5
     )
-    assert got[1:] == ((0.0,), "none")  # a single-image model takes nothing from a reference
+    assert got[1:] == ((0.0,), "none", ("",))  # a single-image model takes nothing from a reference
     with pytest.raises(InputError, match="model SRCNN takes one reference, got 2"):
         engine.upscale(rgb, [rgb, rgb])
     monkeypatch.setattr(upscaler, "MOST_WHOLE", 80 * 68 - 1)
