@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
 from rrsr_jax.training import train
+from rrsr_jax.workdir.integrity import has_checkpoint
 from rrsr_jax.workdir.progress import read_records
 
 # A training step is timed over at least so many steps and seconds, after the first.
@@ -96,11 +97,18 @@ def _in_order(names: Sequence[str], runs: Sequence[Run], seeds: int) -> list[Run
     return ordered
 
 
-def check(run: Run) -> None:
-    """Raises InputError for what would end the run before its first step: model, schedule, data, test sets."""
-    config = run.config
+def check(run: Run, planned: Sequence[Run]) -> None:
+    """Raises InputError for what would end the run before its first step, or leave it without results.
+
+    Args:
+      run: one of `planned`.
+      planned: all runs of the list; it may start from one of them.
+    """
+    starts = any(not has_checkpoint(other.workdir) for other in planned if other.name == run.name)
     try:
-        stage, batches = train.open_run(config)
+        stage, batches, _ = train.open_run(
+            run.config, starts, {str(other.workdir): other.config.stage for other in planned}
+        )
         batches.close()
         if not stage.test_sets:
             raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
