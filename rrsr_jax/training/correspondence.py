@@ -93,9 +93,13 @@ class Teacher(Stage):
         """See `Stage`."""
         return create_state(self.config, initialise_model(self.model, key))
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self, complete: bool = False) -> TrainState:
         """See `Stage`; the parameters come from `config.init_from`, or are those of `fresh_params`."""
         source = read_source(self.config, self.SOURCES)
+        if complete and not source and not self.config.weights.correspondence:
+            raise InputError(
+                "config.init_from, a run of stage teacher, or config.weights.correspondence expected; got neither"
+            )
         params = fresh_params(self.model, self.config)
         return create_state(self.config, fitted(self.config, params, source.generator) if source else params)
 
@@ -142,7 +146,7 @@ class Student(Teacher):
             )
         super().check_sources(planned)
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self, complete: bool = False) -> TrainState:
         """See `Stage`; a student starts as its teacher.
 
         The teacher is the run `config.init_from`, or comes from `config.weights.correspondence`. From a student's run, student

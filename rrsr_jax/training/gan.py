@@ -63,8 +63,10 @@ class Gan(SuperResolution):
             )
         super().check_sources(planned)
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self, complete: bool = False) -> TrainState:
         """See `Stage`; the discriminator's parameters are those of `gan_parts`."""
+        if complete:  # evaluation has no discriminator
+            return super().initial_state(complete)
         self.check_sources({})
         source = read_source(self.config, self.SOURCES)
         params = model_params(self.model, self.config, source)

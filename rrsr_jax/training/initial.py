@@ -88,8 +88,8 @@ def fitted(config: ConfigDict, params: Mapping[str, Any], source: Mapping[str, A
     return dict(source)
 
 
-def load_part(params: dict[str, Any], part: str, path: str, module: str = "") -> None:
-    """Replaces what the file `path` has of `part`, an entry of `config.weights`, in `params`.
+def load_part(params: dict[str, Any], part: str, path: str, module: str = "") -> set[str]:
+    """Replaces what the file `path` has of `part`, an entry of `config.weights`, in `params`; returns the names of its modules.
 
     Args:
       params: of a model.
@@ -111,6 +111,7 @@ def load_part(params: dict[str, Any], part: str, path: str, module: str = "") ->
     wanted = {name: value for name, value in target.items() if name not in MODULES or name in loaded}
     check_shapes(f"{path} (config.weights.{part}) and this config's model", flat_shapes(wanted), flat_shapes(loaded))
     target.update(loaded)
+    return {module} if module else set(loaded)
 
 
 def scale_kernels(params: Mapping[str, Any], gain: float) -> dict[str, Any]:

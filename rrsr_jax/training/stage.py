@@ -60,8 +60,15 @@ class Stage(abc.ABC):
         """A state with random parameters. It is only traced, for its shapes."""
 
     @abc.abstractmethod
-    def initial_state(self) -> TrainState:
-        """The state before the first step; InputError for files or runs that are not there or do not fit."""
+    def initial_state(self, complete: bool = False) -> TrainState:
+        """The state before the first step.
+
+        Args:
+          complete: whether the network must come from files or another run, without any random part, to be evaluated as it is.
+
+        Raises:
+          InputError: files or runs that are not there or do not fit, or that leave a part random.
+        """
 
     def check_sources(self, planned: Mapping[str, str]) -> None:
         """Raises InputError unless the files and the run that `initial_state` reads are there; it does not read them.

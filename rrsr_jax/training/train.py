@@ -85,7 +85,7 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
       Results by set, or None if stopped; the same call goes on then.
 
     Raises:
-      InputError: nothing to evaluate, or an image that failed; the results of all others are written then.
+      InputError: nothing trained to evaluate, or an image that failed; the results of all others are written then.
     """
     folder = pathlib.Path(workdir)
     config_checks.check(config)
@@ -94,16 +94,17 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
     if not stage.test_sets:
         raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     params, step = None, "none"
+    needed = stage.NEEDS_MODEL or any(set(test_set.references) != {"bicubic"} for test_set in stage.test_sets)
     complete = {part: path for part, path in config.weights.items() if part in stage.COMPLETE_WEIGHTS}
     if has_checkpoint(folder):
         with contextlib.closing(Checkpoints(folder)) as checkpoints:
             log(f"restoring checkpoint {checkpoints.latest()}")
             state = checkpoints.restore(stage.abstract_state())
         params, step = eval_params(state), int(state.step)
-    elif config.init_from or any(complete.values()):
-        params = place(stage.initial_state(), stage.mesh).generator
+    elif needed and (config.init_from or any(complete.values())):
+        params = place(stage.initial_state(complete=True), stage.mesh).generator
         step = f"{config.init_from} {config.weights.to_json()}"
-    elif stage.NEEDS_MODEL or any(set(test_set.references) != {"bicubic"} for test_set in stage.test_sets):
+    elif needed:
         without = "" if stage.NEEDS_MODEL else "; or --config.eval.references=bicubic, which needs no model"
         raise InputError(
             f"no checkpoint in {folder}/checkpoints; the folder of a run expected that has saved one (or "
