@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import results
 from rrsr_jax.training import train
 from rrsr_jax.workdir.integrity import has_checkpoint
 from rrsr_jax.workdir.progress import read_records
@@ -157,7 +158,8 @@ def execute(run: Run, stop: Callable[[], bool], lock: int) -> int:
     """
     run.workdir.mkdir(parents=True, exist_ok=True)
     # Results of another evaluation would look like this one's, once the config beside them is the new one.
-    (run.workdir / "results.json").unlink(missing_ok=True)
+    if (run.workdir / "results.json").exists():
+        results.move_aside(run.workdir / "results.json")
     call = [sys.executable, "-m", "rrsr_jax.main", f"--config={run.file}", f"--workdir={run.workdir}"]
     call += [f"--config.{override}" for override in run.overrides]
     # A session of its own: Ctrl-C comes here, and reaches the run once. Its results go where its progress goes.
