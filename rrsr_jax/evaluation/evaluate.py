@@ -56,6 +56,8 @@ class Evaluation(NamedTuple):
 def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]:
     """The model as a function of parameters and an `Upscaler`'s arguments; compiled once per pair of sizes.
 
+    It raises an InputError if the result is not finite.
+
     Padding of `lr` further away than the model's `reach` cannot change what is not padding, and is left out: in the published
     five-reference protocol about 60 % of the work on the input. See `Contract` for what a model says about padding.
     """
@@ -70,7 +72,10 @@ def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray
             height, width = (-(-(size + contract.reach) // SIZE_MULTIPLE) * SIZE_MULTIPLE for size in valid)
             lr = lr[:height, :width]
         images = (image[None].astype(np.float32) / 255 for image in (lr, ref))
-        return to_uint8(apply(params, *images, np.array([valid], np.int32))[0])
+        sr = np.asarray(apply(params, *images, np.array([valid], np.int32))[0])
+        if not np.isfinite(sr).all():
+            raise InputError("the model's result is not finite; evaluate another checkpoint or other weights")
+        return to_uint8(sr)
 
     return run
 

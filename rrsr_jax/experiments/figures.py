@@ -98,6 +98,8 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
             raise InputError(
                 f"--workdir={workdir}: {config.model.name} has no alignments to draw; a run of rrsr or c2_matching expected"
             )
+        if not np.isfinite(sr).all():
+            raise InputError(f"--workdir={workdir}: the result for {name} is not finite; choose another run")
         names.append(name)
         for block, weights in routed.items():
             routing.setdefault(block, []).append(np.asarray(weights)[0])

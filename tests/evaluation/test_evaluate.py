@@ -237,13 +237,31 @@ def test_each_pair_of_sizes_is_compiled_once(photos, tmp_path):
     assert len(traces) == len(set(traces)) < 2 * len(test_set)
 
 
-def test_equal_images_leave_the_mean_finite(tmp_path):
-    source = write(tmp_path / "in", {"flat.png": grey(255, 48, 48), "b.png": noise(48, 48)})
-    prepare.prepare("photos", str(source), str(tmp_path))
-    outcome = evaluate.evaluate_set(
-        None, open_set(tmp_path, "photos", references="bicubic"), 4, tmp_path / "out", IDENTITY
-    )
-    assert outcome.scores["bicubic"]["flat"] == {"psnr_y": 100.0, "ssim_y": 1.0, "gmsd_y": 0.0}
+def test_flat_images_leave_the_mean_finite(tmp_path):
+    source = write(tmp_path / "in", {f"{v}.png": grey(v, 48, 48) for v in (0, 128, 255)} | {"b.png": noise(48, 48)})
+    prepare.prepare("photos", str(source), str(tmp_path / "data"))
+    test_set = open_set(tmp_path / "data", "photos", references="unrelated")
+    outcome = evaluate.evaluate_set(from_reference, test_set, 4, tmp_path / "out", IDENTITY)
+    for value in ("0", "128", "255"):
+        assert outcome.scores["bicubic"][value] == {"psnr_y": 100.0, "ssim_y": 1.0, "gmsd_y": 0.0}
+    assert all(np.isfinite(list(means.values())).all() for means in outcome.result["references"].values())
+
+
+def test_a_result_that_is_not_finite_fails(photos, tmp_path):
+    class Broken(nn.Module):
+        @nn.compact
+        def __call__(self, lr, ref):
+            big = jnp.repeat(jnp.repeat(lr, 4, 1), 4, 2)
+            return jnp.where(lr.shape[1] == 32, jnp.nan, 1) * big
+
+    upscaler = functools.partial(evaluate.make_upscaler(Broken()), {})
+    test_set = open_set(photos, "photos", references="lr_itself")
+    outcome = evaluate.evaluate_set(upscaler, test_set, 4, tmp_path / "out", IDENTITY)
+    reason = "the model's result is not finite; evaluate another checkpoint or other weights"
+    failed = [name for name in "01234" if name not in outcome.scores["lr_itself"]]
+    assert outcome.result["failed"] == {f"{name}, lr_itself": reason for name in failed}
+    assert "3" in failed
+    assert len(failed) < 5
 
 
 def test_per_image_rows(photos, tmp_path):
