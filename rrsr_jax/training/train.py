@@ -137,7 +137,6 @@ def open_run(
     stage = stages.build(config, make_mesh())
     if starts:
         stage.check_sources(planned or {})
-    abstract = stage.abstract_state()
     batches = pipeline.training_batches(
         config.data,
         config.batch_size,
@@ -147,7 +146,11 @@ def open_run(
         _to_devices(stage.mesh),
         stage.transforms,
     )
-    return stage, batches, abstract
+    try:
+        return stage, batches, stage.abstract_state()
+    except InputError:
+        batches.close()
+        raise
 
 
 def _to_devices(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Any]]:
