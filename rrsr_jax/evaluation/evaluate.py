@@ -71,8 +71,8 @@ def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray
         if contract.reach is not None:
             height, width = (-(-(size + contract.reach) // SIZE_MULTIPLE) * SIZE_MULTIPLE for size in valid)
             lr = lr[:height, :width]
-        images = (image[None].astype(np.float32) / 255 for image in (lr, ref))
-        sr = np.asarray(apply(params, *images, np.array([valid], np.int32))[0])
+        lr, ref = (image[None].astype(np.float32) / 255 for image in (lr, ref))
+        sr = np.asarray(apply(params, lr, ref, np.array([valid], np.int32)))[0]
         if not np.isfinite(sr).all():
             raise InputError("the model's result is not finite; evaluate another checkpoint or other weights")
         return to_uint8(sr)
@@ -203,27 +203,27 @@ def make_room(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
     there = _identity_in(out)
     if there == identity or not out.is_dir() or not any(out.iterdir()):
         return
-    again = next((folder for folder in asides(out) if _identity_in(folder) == identity), None)
-    steps = [named.get("step") for named in (there or {}, identity)]
-    other = ("step", "parameters")
-    if (
-        there
-        and all(isinstance(step, int) for step in steps)
-        and steps[0] < steps[1]
-        and {k: v for k, v in there.items() if k not in other} == {k: v for k, v in identity.items() if k not in other}
-    ):
+    if there and _is_earlier_step(there, identity):
         log(
-            f"note: pictures of step {steps[1]} take the place of those of step {steps[0]} in {out}; its scores are kept"
+            f"note: pictures of step {identity['step']} replace those of step {there['step']} in {out}; its scores are kept"
         )
-        (out / "images.csv").rename(out / f"images.step_{steps[0]}.csv")
+        (out / "images.csv").rename(out / f"images.step_{there['step']}.csv")
         for path in out.iterdir():
             if not path.match("images.step_*.csv"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    else:
-        move_aside(out)
-        if again:
-            again.rename(out)
-            log(f"note: {again}, of the same evaluation as this one, is {out} again")
+        return
+    again = next((folder for folder in asides(out) if _identity_in(folder) == identity), None)
+    move_aside(out)
+    if again:
+        again.rename(out)
+        log(f"note: {again}, of the same evaluation as this one, is {out} again")
+
+
+def _is_earlier_step(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether one identity is that of another at an earlier step of the run."""
+    before, now = there.get("step"), here.get("step")
+    moved = {name: here[name] for name in ("step", "parameters") if name in here}
+    return isinstance(before, int) and isinstance(now, int) and before < now and {**there, **moved} == here
 
 
 def _identity_in(folder: pathlib.Path) -> dict[str, Any] | None:

@@ -197,7 +197,7 @@ def test_of_an_earlier_step_the_scores_are_kept(photos, tmp_path, capsys):
     for step in (1, 2):
         evaluate.evaluate_set(None, test_set, 4, out, {"step": step, "parameters": 10 * step})
         (out / "sheets").mkdir(exist_ok=True)
-    assert "pictures of step 2 take the place of those of step 1" in capsys.readouterr().err
+    assert "pictures of step 2 replace those of step 1" in capsys.readouterr().err
     assert (out / "images.step_1.csv").read_text() == (out / "images.csv").read_text()
     evaluate.evaluate_set(None, test_set, 4, out, {"step": 1, "parameters": 10})
     assert (tmp_path / "out.1" / "images.step_1.csv").exists()
