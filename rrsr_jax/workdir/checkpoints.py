@@ -94,7 +94,7 @@ class Checkpoints:
         None to read only, which changes nothing on disk.
 
     Raises:
-      InputError: nothing to read, or nothing intact.
+      InputError: nothing to read, nothing intact, or to read only: nothing trained, at step 0.
     """
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None):
@@ -102,6 +102,10 @@ class Checkpoints:
         self._latest = self._saving = None
         if config is None or has_checkpoint(workdir):
             self._latest = _choose(workdir, rename=config is not None)
+        if config is None and self._latest == 0:
+            raise InputError(
+                f"{workdir}: a trained network expected, this run was stopped before its first step; give its command again"
+            )
         handlers = dict(
             state=ocp.StandardCheckpointHandler(),
             data=grain.checkpoint.CheckpointHandler(),

@@ -179,7 +179,7 @@ def test_perceptual_term():
 
 def test_perceptual_term_refuses_to_run_untrained():
     with pytest.raises(InputError, match=r"config\.weights\.vgg is empty: the perceptual loss needs VGG-19's weights"):
-        gan.gan_parts(gan_config(loss__perceptual=1e-4))
+        initial_state(gan_config(loss__perceptual=1e-4, eval__sets=""))
     assert gan.gan_parts(gan_config(loss__adversarial=0.0)) == {"frozen": {}}
 
 
