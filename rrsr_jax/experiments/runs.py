@@ -19,6 +19,7 @@ from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import results
 from rrsr_jax.training import train
+from rrsr_jax.workdir.files import inside
 from rrsr_jax.workdir.integrity import has_checkpoint
 from rrsr_jax.workdir.progress import read_records
 
@@ -76,7 +77,7 @@ def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str
         own = tuple(override for override in overrides if override.partition("=")[0] in known[file])
         config = config_files.load(file, own)
         for seed in range(config.seed, config.seed + seeds):
-            run = Run(name, file, own, config, workdir / name / f"seed_{seed}")
+            run = Run(name, file, own, config, inside(workdir, name, f"seed_{seed}"))
             runs.append(run.override(seed=seed) if seed != config.seed else run)
     return _in_order(names, runs, seeds)
 
@@ -107,10 +108,7 @@ def check(run: Run, planned: Sequence[Run]) -> None:
     """
     starts = any(not has_checkpoint(other.workdir) for other in planned if other.name == run.name)
     try:
-        stage, batches, _ = train.open_run(
-            run.config, starts, {str(other.workdir): other.config.stage for other in planned}
-        )
-        batches.close()
+        stage, _, _ = train.open_run(run.config, starts, {str(other.workdir): other.config.stage for other in planned})
         if not stage.test_sets:
             raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     except InputError as error:
@@ -154,7 +152,7 @@ def execute(run: Run, stop: Callable[[], bool], lock: int) -> int:
     Args:
       run: what to run.
       stop: asked a few times a second.
-      lock: an open file that the process keeps open as long as it lives.
+      lock: the descriptor of an open file that the process keeps open as long as it lives.
     """
     run.workdir.mkdir(parents=True, exist_ok=True)
     # Results of another evaluation would look like this one's, once the config beside them is the new one.
