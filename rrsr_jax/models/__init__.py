@@ -4,18 +4,33 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError
 from rrsr_jax.models.c2_matching import C2Matching
+from rrsr_jax.models.correspondence import CorrespondenceNet
+from rrsr_jax.models.discriminator import (
+    Discriminator,
+    ENetDiscriminator,
+    SRGANDiscriminator,
+    VGGStyleDiscriminator,
+)
 from rrsr_jax.models.edsr import EDSR
+from rrsr_jax.models.encoders import VGG
+from rrsr_jax.models.enet import ENet
+from rrsr_jax.models.esrgan import RRDBNet
 from rrsr_jax.models.masa import MASA
+from rrsr_jax.models.msrresnet import MSRResNet
+from rrsr_jax.models.nlsn import NLSN
+from rrsr_jax.models.ranksrgan import Ranker, RankSRGAN
 from rrsr_jax.models.rcan import RCAN
 from rrsr_jax.models.rrsr import RRSR
 from rrsr_jax.models.srcnn import SRCNN
+from rrsr_jax.models.srgan import SRResNet
 from rrsr_jax.models.ttsr import TTSR
 
 MODELS = {
@@ -26,7 +41,49 @@ MODELS = {
     "srcnn": SRCNN,
     "edsr": EDSR,
     "rcan": RCAN,
+    "nlsn": NLSN,
+    "srgan": SRResNet,
+    "msrresnet": MSRResNet,
+    "enet": ENet,
+    "esrgan": RRDBNet,
+    "ranksrgan": RankSRGAN,
 }
+
+# Networks with published weights, by the names of `weights.KINDS`.
+_PUBLISHED: dict[str, Callable[[], nn.Module]] = {
+    **MODELS,
+    "rrsr_restoration": RRSR,
+    "c2_restoration": C2Matching,
+    "correspondence": CorrespondenceNet,
+    "c2_extractor": CorrespondenceNet,
+    "discriminator": Discriminator,
+    "c2_discriminator": Discriminator,
+    "vgg16": functools.partial(VGG, "conv3_3"),
+    "vgg19": functools.partial(VGG, "relu5_1"),
+    "vgg19_full": functools.partial(VGG, "relu5_4"),
+    "nlsn_small": functools.partial(NLSN, features=32, groups=1, chunk=36, rounds=3),
+    "srgan_discriminator": SRGANDiscriminator,
+    "vgg_style_discriminator": VGGStyleDiscriminator,
+    "ranksrgan_discriminator": functools.partial(VGGStyleDiscriminator, init="default"),
+    "ranksrgan_ranker": Ranker,
+    "enet_discriminator": ENetDiscriminator,
+}
+
+
+def published(kind: str) -> nn.Module:
+    """The network that the weights of a kind fill, with its published fields: `published("esrgan")`.
+
+    The weights of `rrsr` and `c2_matching` are those of the trained part; the frozen encoders are kinds of their own.
+
+    Args:
+      kind: name of a model, or name or layout of an entry in `rrsr_jax.weights.KINDS`.
+
+    Raises:
+      InputError: an unknown kind.
+    """
+    if kind not in _PUBLISHED:
+        raise InputError(f"kind of network: one of {', '.join(_PUBLISHED)} expected, got {kind!r}")
+    return _PUBLISHED[kind]()
 
 
 def build(config: ConfigDict, models: Mapping[str, type[nn.Module]] = MODELS) -> nn.Module:

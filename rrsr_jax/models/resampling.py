@@ -1,4 +1,4 @@
-"""The two bicubic resamplings of the field, Pillow's and PyTorch's. They differ."""
+"""The bicubic resamplings of the field: Pillow's, PyTorch's and TensorFlow 1's. They differ."""
 
 import math
 
@@ -76,21 +76,23 @@ def _bicubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(taps, 0, size - 1), np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int32)
 
 
-def bicubic(x: jax.Array, factor: int) -> jax.Array:
-    """PyTorch's bicubic interpolation, (N, H, W, C) to (N, factor H, factor W, C).
+def bicubic(x: jax.Array, factor: int, half_pixel: bool = True) -> jax.Array:
+    """PyTorch's bicubic interpolation, (N, H, W, C) to (N, factor H, factor W, C); without `half_pixel`, TensorFlow 1's.
 
-    Half-pixel centres, Keys' kernel with a = -0.75, clamped borders, no antialiasing. Pillow and `jax.image.resize` have a = -0.5
-    and drop what is outside the image. Computed with dense matrices, as `jax.image.resize` does. Adding weighted slices is faster
-    forward, but half as fast with the gradient (CPU, 80x80x64 by 2).
+    Keys' kernel with a = -0.75, clamped borders, no antialiasing. Pillow and `jax.image.resize` have a = -0.5 and drop what is
+    outside the image. Pixel i of the result lies at (i + 0.5) / factor - 0.5 of `x`, without `half_pixel` at i / factor.
+    Computed with dense matrices, as `jax.image.resize` does. Adding weighted slices is faster forward, but half as fast with the
+    gradient (CPU, 80x80x64 by 2).
     """
-    rows, columns = (_bicubic_matrix(size, factor) for size in x.shape[1:3])
+    rows, columns = (_bicubic_matrix(size, factor, half_pixel) for size in x.shape[1:3])
     x = jnp.einsum("nhwc,yh->nywc", x, rows, precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum("nywc,xw->nyxc", x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
-def _bicubic_matrix(size: int, factor: int) -> np.ndarray:
+def _bicubic_matrix(size: int, factor: int, half_pixel: bool) -> np.ndarray:
     """Weights of the input pixels for each output pixel, (factor * size, size)."""
-    position = (np.arange(factor * size) + 0.5) / factor - 0.5
+    shift = 0.5 if half_pixel else 0.0
+    position = (np.arange(factor * size) + shift) / factor - shift
     taps = np.floor(position).astype(int)[:, None] + np.arange(-1, 3)
     t = np.abs(position[:, None] - taps)
     near = (1.25 * t - 2.25) * t * t + 1

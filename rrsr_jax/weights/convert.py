@@ -163,7 +163,7 @@ def _load_run(kind: Kind, workdir: pathlib.Path) -> Mapping[str, Any]:
 
 def _select(kind: Kind, state: TrainState) -> Mapping[str, Any]:
     """The variables of this kind in a run's state; KeyError if there are none."""
-    if kind.name == "discriminator":
+    if kind.discriminator:
         if not state.discriminator:
             raise KeyError("discriminator")
         return {"params": state.discriminator, "batch_stats": state.statistics}
