@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from rrsr_jax.errors import InputError
 from rrsr_jax.models.c2_matching import C2Matching
 from rrsr_jax.models.correspondence import CorrespondenceNet
+from rrsr_jax.models.crossnet import CrossNet
+from rrsr_jax.models.dcsr import DCSR
 from rrsr_jax.models.discriminator import (
     Discriminator,
     ENetDiscriminator,
@@ -20,7 +22,7 @@ from rrsr_jax.models.discriminator import (
     VGGStyleDiscriminator,
 )
 from rrsr_jax.models.edsr import EDSR
-from rrsr_jax.models.encoders import VGG
+from rrsr_jax.models.encoders import MATCONVNET_MEAN, MATCONVNET_STD, VGG
 from rrsr_jax.models.enet import ENet
 from rrsr_jax.models.esrgan import RRDBNet
 from rrsr_jax.models.masa import MASA
@@ -31,6 +33,8 @@ from rrsr_jax.models.rcan import RCAN
 from rrsr_jax.models.rrsr import RRSR
 from rrsr_jax.models.srcnn import SRCNN
 from rrsr_jax.models.srgan import SRResNet
+from rrsr_jax.models.srntt import SRNTT
+from rrsr_jax.models.ssen import SSEN
 from rrsr_jax.models.ttsr import TTSR
 
 MODELS = {
@@ -38,6 +42,10 @@ MODELS = {
     "c2_matching": C2Matching,
     "masa": MASA,
     "ttsr": TTSR,
+    "crossnet": CrossNet,
+    "srntt": SRNTT,
+    "ssen": SSEN,
+    "dcsr": DCSR,
     "srcnn": SRCNN,
     "edsr": EDSR,
     "rcan": RCAN,
@@ -56,6 +64,10 @@ _PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "c2_restoration": C2Matching,
     "correspondence": CorrespondenceNet,
     "c2_extractor": CorrespondenceNet,
+    "srntt": functools.partial(SRNTT, vgg_mean=MATCONVNET_MEAN, vgg_std=MATCONVNET_STD),
+    "srntt_vgg19": functools.partial(VGG, "relu5_1", mean=MATCONVNET_MEAN, std=MATCONVNET_STD),
+    "dcsr_x4": DCSR,
+    "dcsr_x2": functools.partial(DCSR, scale=2),
     "discriminator": Discriminator,
     "c2_discriminator": Discriminator,
     "vgg16": functools.partial(VGG, "conv3_3"),

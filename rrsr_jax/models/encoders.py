@@ -12,6 +12,9 @@ from rrsr_jax.models.layers import ResidualBlock, conv3x3, leaky_relu
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of MatConvNet's VGG-19, which takes values up to 255 and does not divide them.
+MATCONVNET_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+MATCONVNET_STD = (1 / 255, 1 / 255, 1 / 255)
 # Of VGG-19. VGG-16 is the same network up to conv3_3, which is further than it is used here.
 CONVS_PER_LEVEL = (2, 2, 4, 4, 4)
 
@@ -23,6 +26,7 @@ class VGG(nn.Module):
       last: the layer to stop after, for example `relu3_1`, `conv3_1` for the same without its activation, or `pool3`.
       channels: widths of the five levels; the published networks have the default.
       dtype: of the computation.
+      mean, std: of the colours, subtracted and divided by; weights that are not torchvision's may need others.
       others: layers before `last` to give as well, besides the first activation of each level.
     """
 
@@ -30,6 +34,8 @@ class VGG(nn.Module):
     channels: tuple[int, ...] = (64, 128, 256, 512, 512)
     dtype: DTypeLike = jnp.float32
     others: tuple[str, ...] = ()
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
     @nn.compact
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
@@ -40,7 +46,7 @@ class VGG(nn.Module):
         Raises:
           ValueError: VGG has no layer called `last`.
         """
-        mean, std = (jnp.array(values).reshape(1, 1, 1, 3) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (jnp.array(values).reshape(1, 1, 1, 3) for values in (self.mean, self.std))
         x = (image - mean) / std
         features = {}
         wanted = {self.last, *self.others, *(f"relu{level}_1" for level in range(1, len(CONVS_PER_LEVEL) + 1))}

@@ -14,7 +14,7 @@ import numpy as np
 
 from rrsr_jax.errors import InputError
 from rrsr_jax.models import published
-from rrsr_jax.weights import rules
+from rrsr_jax.weights import rules, rules_refsr
 
 
 def _square(side: int) -> jax.ShapeDtypeStruct:
@@ -37,6 +37,7 @@ class Kind:
       left_out: regular expression of keys that a checkpoint may hold and the Flax variables do not.
       added: returns what a checkpoint holds besides the translated arrays, given these.
       renamed: returns the arrays of a checkpoint in this layout, given those of any layout in which the network is published.
+      counters: whether its layout counts the batches of each batch normalisation, as PyTorch does.
       discriminator: whether it is a discriminator: Flax variables, not only parameters.
       url: where to download it; the file's name ends with the first digits of its SHA-256.
     """
@@ -49,6 +50,7 @@ class Kind:
     left_out: str = ""
     added: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = lambda _: {}
     renamed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda state_dict: state_dict
+    counters: bool = True
     discriminator: bool = False
     url: str = ""
 
@@ -142,6 +144,43 @@ KINDS = (
         layout="masa",
         template=lambda: _params(published("masa"), _LR, _REF),
         rules=rules.MASA,
+    ),
+    Kind(
+        name="crossnet",
+        layout="crossnet",
+        template=lambda: _params(published("crossnet"), _LR, _REF),
+        rules=rules_refsr.CROSSNET,
+    ),
+    Kind(  # SRNTT with its running statistics, without its encoder
+        name="srntt",
+        layout="srntt",
+        template=lambda: _without_modules(published("srntt")),
+        rules=rules_refsr.SRNTT,
+        renamed=rules_refsr.srntt_names,
+        counters=False,
+    ),
+    Kind(  # MatConvNet's VGG-19 up to relu5_1, the authors' encoder of SRNTT, under torchvision's names
+        name="srntt_vgg19",
+        layout="srntt_vgg19",
+        template=lambda: _params(published("srntt_vgg19"), _REF),
+        rules=rules.VGG,
+    ),
+    Kind(
+        name="ssen",
+        layout="ssen",
+        template=lambda: _params(published("ssen"), _LR, _REF),
+        rules=rules_refsr.SSEN,
+    ),
+    *(
+        Kind(  # DCSR with the encoder that matches
+            name=name,
+            layout=layout,
+            template=functools.partial(lambda layout: _params(published(layout), _LR, _REF), layout),
+            rules=rules_refsr.DCSR,
+            left_out=r"feature_match\.sub_mean\.(weight|bias)",
+            added=rules_refsr.dcsr_normalisation,
+        )
+        for name, layout in (("dcsr", "dcsr_x4"), ("dcsr_x2", "dcsr_x2"))
     ),
     Kind(  # torchvision's VGG-19 up to relu5_4, for perceptual losses
         name="vgg19_full",

@@ -79,7 +79,7 @@ def to_torch(kind: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         value = np.asarray(value)
         key, axes = _entry(found, path, value.ndim)
         state_dict[key] = np.ascontiguousarray(value if axes is None else value.transpose(np.argsort(axes)))
-        if key.endswith(_VARIANCE):
+        if key.endswith(_VARIANCE) and found.counters:
             state_dict[key.replace(_VARIANCE, _COUNTER)] = np.zeros((), np.int64)
     return state_dict | found.added(state_dict)
 

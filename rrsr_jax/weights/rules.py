@@ -19,12 +19,12 @@ Rules = Mapping[str, str | Callable[[re.Match[str]], str]]
 
 # Index in torchvision's `features` by layer of VGG-19: a ReLU follows each convolution, and a pooling each stage. VGG-16 has the
 # same indices up to conv3_3, its last layer here.
-_VGG_INDEX = {
+VGG_INDEX = {
     "1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14, "3_4": 16, "4_1": 19, "4_2": 21, "4_3": 23,
     "4_4": 25, "5_1": 28, "5_2": 30, "5_3": 32, "5_4": 34,
 }  # fmt: skip
 
-VGG: Rules = {r"conv(\d_\d)": lambda m: f"features.{_VGG_INDEX[m[1]]}"}
+VGG: Rules = {r"conv(\d_\d)": lambda m: f"features.{VGG_INDEX[m[1]]}"}
 
 CORRESPONDENCE: Rules = {
     r"branch_lr/(\w+)": r"feature_extraction_image1.model.\1",
@@ -97,7 +97,7 @@ _TTSR_EXCHANGE = {"2": "ex12", "4": "ex123"}  # by scale
 _TTSR_SLICE = {"1_1": "1", "1_2": "2", "2_1": "2", "2_2": "3", "3_1": "3"}  # by layer of VGG-19
 
 TTSR: Rules = {
-    r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{_VGG_INDEX[m[1]]}",
+    r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{VGG_INDEX[m[1]]}",
     r"head": "MainNet.SFE.conv_head",
     r"head_body/block_(\d+)/(\w+)": r"MainNet.SFE.RBs.\1.\2",
     r"head_body/conv": "MainNet.SFE.conv_tail",

@@ -62,7 +62,8 @@ def test_transfer_gives_each_gradient_back_to_its_source():
 
 def test_similarity_is_the_score_of_the_search():
     a, b = random(2, 7, 6, 5), random(2, 9, 8, 5, seed=1)
-    index, score = match_patches(a, np.pad(b, ((0, 0), (1, 1), (1, 1), (0, 0))), normalise=False)
+    b = np.pad(b, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    index, score = match_patches(a, b, normalise=False)
     np.testing.assert_allclose(similarity(a, b, index), score, rtol=1e-4)
     gradients = jax.grad(lambda a, b: similarity(a, b, index).sum(), (0, 1))(a, b)
     eps = 1e-2
@@ -76,7 +77,7 @@ def test_similarity_is_the_score_of_the_search():
 
 def test_patches_of_zeros_have_no_similarity_and_no_gradient():
     index = jnp.zeros((1, 3, 3), jnp.int32)
-    a, b = jnp.zeros((1, 5, 5, 2)), jnp.asarray(random(1, 4, 4, 2))
+    a, b = jnp.zeros((1, 5, 5, 2)), jnp.asarray(random(1, 6, 6, 2))
     value, gradients = jax.value_and_grad(lambda a, b: similarity(a, b, index).sum(), (0, 1))(a, b)
     assert value == 0
     assert not any(g.any() for g in gradients)
