@@ -58,6 +58,11 @@ def relative_error(got, expected) -> float:
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
+def as_float(arrays):
+    """Golden arrays, with images of 8 bits in [0, 1]."""
+    return {k: jnp.asarray(v, jnp.float32) / 255 if v.dtype == np.uint8 else v for k, v in arrays.items()}
+
+
 def images(*shapes, seed=0):
     """Noise with the values of 8-bit images, (N, H, W, 3) in [0, 1], for each (N, H, W)."""
     rng = np.random.default_rng(seed)

@@ -86,7 +86,7 @@ class SSEN(nn.Module):
 
     def _aligned(self, x, ref, number):
         """`ref` aligned to `x`, both (N, h, w, features), by a deformable convolution without masks."""
-        estimator = OffsetEstimator(self.features, self.attention_tile, name=f"offset_{number}")
+        estimator = OffsetEstimator(self.features, self.attention_tile, name=f"estimator_{number}")
         offset = estimator(jnp.concatenate([x, ref], -1))
         self.sow("intermediates", f"offset_{number}", offset)
         aligned = DeformableConv(self.features, self.deform_conv, name=f"align_{number}")(ref, offset)

@@ -7,6 +7,7 @@ import numpy as np
 
 from rrsr_jax.errors import InputError
 from rrsr_jax.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from rrsr_jax.weights.object_arrays import ENTRY
 from rrsr_jax.weights.rules import VGG_INDEX, Rules
 
 CROSSNET: Rules = {
@@ -45,8 +46,6 @@ SRNTT: Rules = {
     r"texture/last": "texture_transfer.out",
 }
 
-NAMELESS = "params"  # the one entry of SRNTT's .npz files; `readers` numbers what it holds: `params.0`, `params.1`, ...
-
 
 def _srntt_trunk(prefix: str, blocks: int, last: str, last_norm: str) -> list[str]:
     """Names of the arrays in the order of the authors' files, of residual blocks, a convolution and a normalisation."""
@@ -75,14 +74,14 @@ def _srntt_files() -> dict[str, list[str]]:
 
 def srntt_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict with names, given one or the numbered arrays of one of the authors' files, with kernels (kH, kW, I, O)."""
-    if not any(key.startswith(f"{NAMELESS}.") for key in state_dict):
+    if not any(key.startswith(f"{ENTRY}.") for key in state_dict):
         return dict(state_dict)
     files = _srntt_files()
     names = next((names for names in files.values() if len(names) == len(state_dict)), None)
     if names is None:
         expected = " or ".join(f"{len(names)} ({file})" for file, names in files.items())
         raise InputError(f"arrays without names: {expected} expected, got {len(state_dict)}")
-    arrays = [state_dict.get(f"{NAMELESS}.{i}") for i in range(len(names))]
+    arrays = [state_dict.get(f"{ENTRY}.{i}") for i in range(len(names))]
     return {
         name: np.transpose(array, (3, 2, 0, 1)) if np.ndim(array) == 4 else array
         for name, array in zip(names, arrays, strict=True)
@@ -93,9 +92,9 @@ SSEN: Rules = {
     r"ref_down(\d)": lambda m: f"ref_down.{int(m[1]) - 1}",
     r"(extractor|reconstruction)/block_(\d+)/(\w+)": r"\1.blocks.\2.\3",
     r"align_(\d)": lambda m: f"align.{int(m[1]) - 1}",
-    r"offset_(\d)/head": lambda m: f"align.{int(m[1]) - 1}.estimator.offset",
-    r"offset_(\d)/non_local_(\d)/(\w+)": lambda m: f"align.{int(m[1]) - 1}.estimator.non_local.{m[2]}.{m[3]}",
-    r"offset_(\d)/(down|up)_(\d)": lambda m: f"align.{int(m[1]) - 1}.estimator.{m[2]}.{m[3]}",
+    r"estimator_(\d)/head": lambda m: f"align.{int(m[1]) - 1}.estimator.offset",
+    r"estimator_(\d)/non_local_(\d)/(\w+)": lambda m: f"align.{int(m[1]) - 1}.estimator.non_local.{m[2]}.{m[3]}",
+    r"estimator_(\d)/(down|up)_(\d)": lambda m: f"align.{int(m[1]) - 1}.estimator.{m[2]}.{m[3]}",
     r"up_(\d)x": lambda m: f"up.{int(m[1]) - 1}",
     r"(head|merge|last)": r"\1",
 }
