@@ -26,7 +26,7 @@ _PSNR = dict(batch_size=16, steps=1_000_000, adam_betas=(0.9, 0.99), patch=128, 
 # By row: the fields of the model, and of the training where they are not SRCNN's.
 ROWS = {
     "nlsn": (
-        dict(name="nlsn", features=256, groups=4, blocks=8, chunk=144, rounds=4, residual_scale=0.1),
+        dict(name="nlsn", features=256, groups=4, blocks=8, chunk=144, rounds=4, residual_scale=0.1, seed=0),
         dict(batch_size=16, steps=1_000_000, patch=160, learning_rate=1e-4, **_HALVED),
     ),
     "srgan_rec": (
