@@ -156,11 +156,12 @@ def random_params(model):
     shapes = jax.eval_shape(model.init, jax.random.key(0), *images((1, 3, 3), (1, 12, 12)))["params"]
     rng = np.random.default_rng(0)
 
-    def draw(leaf):
+    def draw(path, leaf):
         scale = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
-        return (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
+        value = (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
+        return 1 + np.abs(value) if path[-1].key == "var" else value
 
-    return jax.tree.map(draw, shapes)
+    return jax.tree.map_with_path(draw, shapes)
 
 
 def tiny_rrsr(**changes):

@@ -76,7 +76,7 @@ _PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "nlsn_small": functools.partial(NLSN, features=32, groups=1, chunk=36, rounds=3),
     "srgan_discriminator": SRGANDiscriminator,
     "vgg_style_discriminator": VGGStyleDiscriminator,
-    "ranksrgan_discriminator": functools.partial(VGGStyleDiscriminator, init="default"),
+    "ranksrgan_discriminator": functools.partial(VGGStyleDiscriminator, initial="default"),
     "ranksrgan_ranker": Ranker,
     "enet_discriminator": ENetDiscriminator,
 }

@@ -84,13 +84,13 @@ class VGGStyleTrunk(nn.Module):
     Attributes:
       features: channels of each pair.
       biases: whether the convolutions before a normalisation have them.
-      init: `he`, or PyTorch's `default`.
+      initial: `he`, or PyTorch's `default`.
       axis_name: see `BatchNorm`.
     """
 
     features: tuple[int, ...]
     biases: bool = False
-    init: str = "default"
+    initial: str = "default"
     axis_name: str | None = None
 
     @nn.compact
@@ -99,7 +99,7 @@ class VGGStyleTrunk(nn.Module):
         x = image
         for i, features in enumerate(self.features):
             for j, (side, stride) in enumerate(((3, 1), (4, 2))):
-                first, inits = i == j == 0, _INITS[self.init](side**2 * x.shape[-1])
+                first, inits = i == j == 0, _INITS[self.initial](side**2 * x.shape[-1])
                 conv = functools.partial(nn.Conv, features, (side, side), stride, 1, use_bias=first or self.biases)
                 x = conv(**inits, name=f"conv{i}_{j}")(x)
                 if not first:
@@ -114,20 +114,20 @@ class VGGStyleDiscriminator(nn.Module):
     Attributes:
       features, axis_name: see `VGGStyleTrunk`.
       hidden: width of the first linear layer.
-      init: `he` (ESRGAN), or PyTorch's `default` (RankSRGAN).
+      initial: `he` (ESRGAN), or PyTorch's `default` (RankSRGAN).
     """
 
     features: tuple[int, ...] = (64, 128, 256, 512, 512)
     hidden: int = 100
-    init: str = "he"
+    initial: str = "he"
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> jax.Array:
         """(N, H, W, 3) in [0, 1], of the size it was initialised with, to logits (N,); `train` as in `Discriminator`."""
         trunk, inits = (
-            VGGStyleTrunk(self.features, init=self.init, axis_name=self.axis_name, name="trunk"),
-            _INITS[self.init],
+            VGGStyleTrunk(self.features, initial=self.initial, axis_name=self.axis_name, name="trunk"),
+            _INITS[self.initial],
         )
         x = _flat(trunk(image, train))
         x = nn.leaky_relu(nn.Dense(self.hidden, **inits(x.shape[-1]), name="linear1")(x), 0.2)
