@@ -22,7 +22,7 @@ SMALL = {
     name: getattr(tiny_rrsr(), name) for name in ("context_blocks", "groups", "vgg_channels", "correspondence_channels")
 }
 SMALL |= {"channels": SMALL["correspondence_channels"], "encoder_blocks": 1, "decoder_blocks": 1, "reduction": 4}
-SMALL |= {"growth": 4, "chunk": 9}
+SMALL |= {"growth": 4, "chunk": 9, "ref_encoder_blocks": 1, "flow_channels": (4,) * 6, "flow_up_channels": (4,) * 6}
 
 
 def smaller(name, value):
@@ -93,10 +93,19 @@ def test_runs_for_a_step(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("plain", "reciprocal"), [("c2_matching", "c2_rtrr"), ("masa", "masa_rtrr"), ("ttsr", "ttsr_rtrr")]
+    ("plain", "reciprocal"),
+    [
+        ("c2_matching", "table2:c2_rtrr"),
+        ("masa", "table2:masa_rtrr"),
+        ("ttsr", "table2:ttsr_rtrr"),
+        ("table1:crossnet", "table1:crossnet_rtrr"),
+        ("table1:srntt_rec", "table1:srntt_rtrr"),
+        ("table1:ssen_rec", "table1:ssen_rtrr"),
+        ("table1:dcsr_rec", "table1:dcsr_rtrr"),
+    ],
 )
 def test_reciprocal_configs_differ_in_the_loss_alone(plain, reciprocal):
-    plain, reciprocal = get_config(plain), get_config(f"table2:{reciprocal}")
+    plain, reciprocal = get_config(plain), get_config(reciprocal)
     assert (plain.loss.rtrr, reciprocal.loss.rtrr) == (0, 0.4)
     reciprocal.loss.rtrr = 0.0
     assert plain.to_json() == reciprocal.to_json()
@@ -174,6 +183,22 @@ def test_left_half_of_table_2_adds_one_thing_at_a_time(stem, progressive, expert
         },
         "table1:ranksrgan_rec": {
             "steps": 1_000_000, "batch_size": 16, "learning_rates.default": 2e-4, "adam_betas": (0.9, 0.99), "data.patch": 128,
+        },
+        "table1:crossnet": {
+            "model.flow_channels": (64, 128, 256, 512, 512, 1024), "learning_rates.default": 1e-4, "batch_size": 9,
+            "steps": 255_000, "data.patch": 160,
+        },
+        "table1:srntt_rec": {
+            "model.context_blocks": 16, "model.blocks": (16, 8, 4), "learning_rates.default": 1e-4, "learning_rates.vgg": 0.0,
+            "batch_size": 9, "steps": 255_000,
+        },
+        "table1:ssen_rec": {
+            "model.encoder_blocks": 5, "model.blocks": 16, "model.alignments": 3, "batch_size": 32, "steps": 100_000,
+            "schedule": "cosine", "decay_steps": (100_000,), "learning_rates.default": 1e-4, "adam_betas": (0.9, 0.999),
+        },
+        "table1:dcsr_rec": {
+            "model.scale": 4, "model.blocks": (8, 4, 4), "learning_rates.default": 1e-4, "learning_rates.vgg": 1e-4,
+            "batch_size": 9, "steps": 255_000, "data.patch": 160,
         },
     }.items(),
 )  # fmt: skip
