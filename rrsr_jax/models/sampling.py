@@ -24,7 +24,7 @@ def bilinear(x: jax.Array, rows: jax.Array, columns: jax.Array, double_edge: boo
     corners = [
         (((image + y) * width + x), (weight_y * weight_x)[..., None]) for y, weight_y in ys for x, weight_x in xs
     ]
-    values = gather(x, [place for place, _ in corners])
+    values = gather(jnp.asarray(x), [place for place, _ in corners])
     return sum(weight * value for value, (_, weight) in zip(values, corners, strict=True))
 
 
