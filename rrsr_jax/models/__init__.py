@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -58,13 +57,13 @@ _PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "c2_extractor": CorrespondenceNet,
     "discriminator": Discriminator,
     "c2_discriminator": Discriminator,
-    "vgg16": functools.partial(VGG, "conv3_3"),
-    "vgg19": functools.partial(VGG, "relu5_1"),
-    "vgg19_full": functools.partial(VGG, "relu5_4"),
-    "nlsn_small": functools.partial(NLSN, features=32, groups=1, chunk=36, rounds=3),
+    "vgg16": lambda: VGG("conv3_3"),
+    "vgg19": lambda: VGG("relu5_1"),
+    "vgg19_full": lambda: VGG("relu5_4"),
+    "nlsn_small": lambda: NLSN(features=32, groups=1, chunk=36, rounds=3),
     "srgan_discriminator": SRGANDiscriminator,
     "vgg_style_discriminator": VGGStyleDiscriminator,
-    "ranksrgan_discriminator": functools.partial(VGGStyleDiscriminator, initial="default"),
+    "ranksrgan_discriminator": lambda: VGGStyleDiscriminator(initial="default"),
     "ranksrgan_ranker": Ranker,
     "enet_discriminator": ENetDiscriminator,
 }
