@@ -87,21 +87,21 @@ def halve(grey: np.ndarray) -> np.ndarray:
     """MATLAB's `imresize` to half the size, (H, W) to (H // 2, W // 2), even: bicubic, a = -0.5, antialiased, edges mirrored."""
     t = np.abs(np.arange(8) - 3.5) / 2
     weights = np.where(t < 1, (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2)
-    weights /= weights.sum()
-    padded = np.pad(grey, 3, "symmetric")
-    h, w = grey.shape
-    rows = sum(weight * padded[k : k + h : 2] for k, weight in enumerate(weights))
-    return sum(weight * rows[:, k : k + w : 2] for k, weight in enumerate(weights))
+    return _convolved(np.pad(grey, 3, "symmetric"), weights, 2)
 
 
 def _blur(grey: np.ndarray) -> np.ndarray:
     """7 x 7 Gaussian, sigma 7/6, edges replicated."""
     weights = np.exp(-0.5 * (np.arange(-3, 4) / (7 / 6)) ** 2)
-    weights /= weights.sum()
-    padded = np.pad(grey, 3, "edge")
-    h, w = grey.shape
-    rows = sum(weight * padded[k : k + h] for k, weight in enumerate(weights))
-    return sum(weight * rows[:, k : k + w] for k, weight in enumerate(weights))
+    return _convolved(np.pad(grey, 3, "edge"), weights, 1)
+
+
+def _convolved(padded: np.ndarray, weights: np.ndarray, stride: int) -> np.ndarray:
+    """A filter along rows and columns, where it fits; `weights` are divided by their sum."""
+    for axis in (0, 1):
+        windows = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis)
+        padded = (windows[::stride] if axis == 0 else windows[:, ::stride]) @ (weights / weights.sum())
+    return padded
 
 
 _gamma = np.vectorize(math.gamma, otypes=[np.float64])

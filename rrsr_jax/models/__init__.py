@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
@@ -64,19 +63,19 @@ _PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "c2_restoration": C2Matching,
     "correspondence": CorrespondenceNet,
     "c2_extractor": CorrespondenceNet,
-    "srntt": functools.partial(SRNTT, vgg_mean=MATCONVNET_MEAN, vgg_std=MATCONVNET_STD),
-    "srntt_vgg19": functools.partial(VGG, "relu5_1", mean=MATCONVNET_MEAN, std=MATCONVNET_STD),
+    "srntt": lambda: SRNTT(vgg_mean=MATCONVNET_MEAN, vgg_std=MATCONVNET_STD),
+    "srntt_vgg19": lambda: VGG("relu5_1", mean=MATCONVNET_MEAN, std=MATCONVNET_STD),
     "dcsr_x4": DCSR,
-    "dcsr_x2": functools.partial(DCSR, scale=2),
+    "dcsr_x2": lambda: DCSR(scale=2),
     "discriminator": Discriminator,
     "c2_discriminator": Discriminator,
-    "vgg16": functools.partial(VGG, "conv3_3"),
-    "vgg19": functools.partial(VGG, "relu5_1"),
-    "vgg19_full": functools.partial(VGG, "relu5_4"),
-    "nlsn_small": functools.partial(NLSN, features=32, groups=1, chunk=36, rounds=3),
+    "vgg16": lambda: VGG("conv3_3"),
+    "vgg19": lambda: VGG("relu5_1"),
+    "vgg19_full": lambda: VGG("relu5_4"),
+    "nlsn_small": lambda: NLSN(features=32, groups=1, chunk=36, rounds=3),
     "srgan_discriminator": SRGANDiscriminator,
     "vgg_style_discriminator": VGGStyleDiscriminator,
-    "ranksrgan_discriminator": functools.partial(VGGStyleDiscriminator, initial="default"),
+    "ranksrgan_discriminator": lambda: VGGStyleDiscriminator(initial="default"),
     "ranksrgan_ranker": Ranker,
     "enet_discriminator": ENetDiscriminator,
 }

@@ -74,6 +74,9 @@ class PReLU(nn.Module):
         return jnp.maximum(x, 0) + slope.reshape((1,) * x.ndim) * jnp.minimum(x, 0)
 
 
+STATISTICS = ("mean", "var")  # names of running statistics, also where they are among the parameters
+
+
 class BatchNorm(nn.Module):
     """PyTorch's batch normalisation over all axes but the last: eps 1e-5, momentum 0.1.
 
@@ -117,7 +120,7 @@ class BatchNorm(nn.Module):
             count = x.size // x.shape[-1] * (1 if self.axis_name is None else jax.lax.axis_size(self.axis_name))
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 seen = var * count / (count - 1) if self.unbiased else var
-                for name, of_batch in (("mean", mean), ("var", seen)):
+                for name, of_batch in zip(STATISTICS, (mean, seen), strict=True):
                     self.put_variable("batch_stats", name, 0.9 * running[name] + 0.1 * of_batch)
         scale = scale * jax.lax.rsqrt(var + 1e-5)
         return (x - mean.reshape(shape)) * scale.reshape(shape) + bias.reshape(shape)

@@ -119,3 +119,26 @@ def resized(image: jax.Array, height: int, width: int) -> jax.Array:
     """(N, H, W, C) to (N, height, width, C), by JAX's antialiased cubic interpolation; as it is if it has that size."""
     shape = (image.shape[0], height, width, image.shape[3])
     return image if image.shape == shape else jax.image.resize(image, shape, "cubic")
+
+
+def bicubic_downsample_matlab(x: jax.Array, factor: int = 4) -> jax.Array:
+    """MATLAB's bicubic, antialiased, in floating point: (N, H, W, C) to (N, H // factor, W // factor, C), with a gradient.
+
+    Keys' kernel with a = -0.5, stretched by the factor, as Pillow's, but the image is continued by its mirror image.
+    """
+    rows, columns = (_matlab_matrix(size, factor) for size in x.shape[1:3])
+    x = jnp.einsum("nhwc,yh->nywc", x, rows, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("nywc,xw->nyxc", x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _matlab_matrix(size: int, factor: int) -> np.ndarray:
+    """Weights of the input pixels for each output pixel, (size // factor, size)."""
+    centre = (np.arange(size // factor) + 0.5) * factor - 0.5
+    taps = np.floor(centre).astype(int)[:, None] + np.arange(1 - 2 * factor, 2 * factor + 1)
+    t = np.abs(centre[:, None] - taps) / factor
+    weights = np.where(t < 1, (1.5 * t - 2.5) * t * t + 1, np.where(t < 2, ((-0.5 * t + 2.5) * t - 4) * t + 2, 0))
+    taps = taps % (2 * size)
+    matrix = np.zeros((size // factor, size), np.float32)
+    rows = np.arange(size // factor)[:, None]
+    np.add.at(matrix, (rows, np.minimum(taps, 2 * size - 1 - taps)), weights / weights.sum(1, keepdims=True))
+    return matrix

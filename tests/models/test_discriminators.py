@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rrsr_jax import models, weights
+from rrsr_jax.models.discriminator import VGGStyleDiscriminator
 from tests.helpers import relative_error
 
 
@@ -144,7 +145,7 @@ def test_parameters_as_published(kind, side, count):
 
 
 def test_running_statistics_move_in_training_alone():
-    net = models.discriminator.VGGStyleDiscriminator(features=(4, 5), hidden=3)
+    net = VGGStyleDiscriminator(features=(4, 5), hidden=3)
     image = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3))
     variables = net.init(jax.random.key(0), image, train=True)
     for train in (False, True):
@@ -156,7 +157,7 @@ def test_running_statistics_move_in_training_alone():
 def test_initialisations():
     """The published ones: spread of the kernels by their number of inputs, biases of PyTorch's default within its bound."""
     for initial, variance in (("he", 2), ("default", 1 / 3)):
-        net = models.discriminator.VGGStyleDiscriminator(features=(8, 32), hidden=64, initial=initial)
+        net = VGGStyleDiscriminator(features=(8, 32), hidden=64, initial=initial)
         params = net.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)["params"]
         for kernel in (params["trunk"]["conv1_1"]["kernel"], params["linear1"]["kernel"]):
             np.testing.assert_allclose(kernel.var() * np.prod(kernel.shape[:-1]), variance, rtol=0.1)

@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from rrsr_jax import models, weights
-from rrsr_jax.models.layers import BatchNorm
+from rrsr_jax.models.layers import STATISTICS, BatchNorm
 from tests.helpers import relative_error
 
 
@@ -22,7 +22,7 @@ def srgan(golden, state_dict):
 
 def test_parameters_as_published(srgan):
     flat = traverse_util.flatten_dict(srgan[1])
-    assert sum(a.size for path, a in flat.items() if path[-1] not in ("mean", "var")) == 1_547_350
+    assert sum(a.size for path, a in flat.items() if path[-1] not in STATISTICS) == 1_547_350
 
 
 def test_with_running_statistics(srgan):
@@ -52,7 +52,7 @@ def test_with_statistics_of_the_batch(srgan):
         part, _, name = key.partition("/")
         if part in ("grad", "after"):
             assert relative_error((after if part == "after" else gradients)[name], expected) < 1e-4, key
-    paths = {path for path in traverse_util.flatten_dict(params) if path[-1] in ("mean", "var")}
+    paths = {path for path in traverse_util.flatten_dict(params) if path[-1] in STATISTICS}
     assert traverse_util.flatten_dict(statistics).keys() == paths
     assert not any(np.any(traverse_util.flatten_dict(gradient)[path]) for path in paths)
 
