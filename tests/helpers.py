@@ -1,6 +1,7 @@
 """What several test files share: small models and configs, noise, and ways to damage things."""
 
 import contextlib
+import functools
 import importlib
 import pathlib
 import resource
@@ -56,6 +57,12 @@ def relative_error(got, expected) -> float:
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     assert got.shape == expected.shape, f"{got.shape} != {expected.shape}"
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+# Compiled without optimisation, for functions that run once or twice.
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
 
 
 def as_float(arrays):

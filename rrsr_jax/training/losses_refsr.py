@@ -30,7 +30,7 @@ def texture(
 
     weights = weights or [jnp.ones((*x.shape[:3], 1)) for x in features]
     terms = [
-        ((gram(a * w) - gram(b * w)) ** 2).mean() / (4 * b[0].size ** 2)
+        ((gram(a * w) - gram(b * w)) ** 2).mean() / (2.0 * b[0].size) ** 2
         for a, b, w in zip(transferred, features, weights, strict=True)
     ]
     return sum(terms[1:], terms[0]) / len(terms)

@@ -12,7 +12,7 @@ from rrsr_jax.models.crossnet import CrossNet, warp
 from rrsr_jax.models.resampling import bicubic_downsample, bicubic_upsample
 from rrsr_jax.training.initial import initialise, initialise_model
 from rrsr_jax.weights import layouts as torch_layout
-from tests.helpers import as_float, images, random_params, relative_error
+from tests.helpers import as_float, images, quick_jit, random_params, relative_error
 
 
 def tiny_crossnet():
@@ -24,7 +24,7 @@ def params():
     return random_params(tiny_crossnet())
 
 
-@jax.jit
+@quick_jit
 def apply(params, lr, ref, sisr=None):
     return tiny_crossnet().apply({"params": params}, lr, ref, sisr)
 
@@ -36,7 +36,7 @@ def test_matches_release(golden, state_dict):
     np.testing.assert_array_equal(bicubic_upsample(lr), z["lr_up"])
     params = torch_layout.from_torch("crossnet", state_dict("crossnet"))
 
-    @jax.jit
+    @quick_jit
     def loss(ref):
         sr, found = CrossNet().apply({"params": params}, lr, ref, z["sisr"], mutable=["intermediates"])
         return jnp.sqrt((sr - z["hr"]) ** 2 + 1e-6).sum() / len(sr), (sr, found["intermediates"])
@@ -72,7 +72,7 @@ def test_any_sizes_by_continuing_images_to_whole_cells(params, monkeypatch):
     border = ((0, 0), (0, 12), (0, 56), (0, 0))
     up, ref, sisr = (jnp.pad(image, border, mode="edge") for image in (bicubic_upsample(lr), ref, sisr))
     monkeypatch.setattr(crossnet, "bicubic_upsample", lambda _: up)
-    expected = jax.jit(tiny_crossnet().apply)({"params": params}, lr, ref, sisr)
+    expected = quick_jit(tiny_crossnet().apply)({"params": params}, lr, ref, sisr)
     np.testing.assert_allclose(sr, expected[:, :52, :72], atol=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_without_a_single_image_result_it_is_the_bicubic_one(params):
 def test_gradients_reach_every_parameter_and_the_reference_and_images_do_not_mix(params):
     lr, ref, target = images((2, 16, 16), (2, 64, 64), (2, 64, 64))
 
-    @jax.jit
+    @quick_jit
     def loss(params, ref):
         return ((tiny_crossnet().apply({"params": params}, lr, ref) - target)[0] ** 2).sum()
 

@@ -10,7 +10,7 @@ import pytest
 from rrsr_jax.models.ssen import SSEN, NonLocal
 from rrsr_jax.training.initial import initialise, initialise_model
 from rrsr_jax.weights import layouts as torch_layout
-from tests.helpers import as_float, images, random_params, relative_error
+from tests.helpers import as_float, images, quick_jit, random_params, relative_error
 
 
 def tiny_ssen(**changes):
@@ -22,7 +22,7 @@ def params():
     return random_params(tiny_ssen())
 
 
-@jax.jit
+@quick_jit
 def apply(params, lr, ref):
     return tiny_ssen().apply({"params": params}, lr, ref)
 
@@ -32,7 +32,7 @@ def test_matches_golden(golden, state_dict):
     z = as_float(golden("ssen"))
     params = torch_layout.from_torch("ssen", state_dict("ssen"))
 
-    @jax.jit
+    @quick_jit
     def loss(ref):
         sr, found = SSEN().apply({"params": params}, z["lr"], ref, mutable=["intermediates"])
         return jnp.sqrt((sr - z["hr"]) ** 2 + 1e-6).mean(), (sr, found["intermediates"])
@@ -80,7 +80,7 @@ def test_a_reference_of_another_size_is_resized(params):
 def test_gradients_reach_every_parameter_and_the_reference_and_images_do_not_mix(params):
     lr, ref, target = images((2, 16, 8), (2, 64, 32), (2, 64, 32))
 
-    @jax.jit
+    @quick_jit
     def loss(params, ref):
         return ((tiny_ssen().apply({"params": params}, lr, ref) - target)[0] ** 2).sum()
 
