@@ -39,8 +39,8 @@ def test_matches_release(golden, state_dict):
     z = as_float(golden("srntt"))
     params = torch_layout.from_torch("srntt", state_dict("srntt"))
     params["vgg"] = torch_layout.from_torch("srntt_vgg19", state_dict("srntt_vgg19"))
-    apply = functools.partial(published("srntt").apply, {"params": params}, mutable=["intermediates"])
-    sr, found = quick_jit(apply)(z["lr"], z["ref"])
+    apply = functools.partial(published("srntt").apply, mutable=["intermediates"])
+    sr, found = quick_jit(apply)({"params": params}, z["lr"], z["ref"])
     found = found["intermediates"]
     np.testing.assert_array_equal(found["match_index"][0], z["match_index"])
     assert relative_error(found["match_score"][0], z["match_score"]) < 1e-4
@@ -129,7 +129,6 @@ def test_images_of_a_batch_do_not_mix(params):
 def test_gradients_reach_what_is_trained_and_the_reference(params):
     lr, ref, target = images((1, 7, 6), (1, 20, 36), (1, 28, 24))
 
-    @quick_jit
     def loss(params, ref):
         sr, found = tiny_srntt().apply({"params": params}, lr, ref, mutable=["intermediates"])
         return sum(((x - target) ** 2).sum() for x in (sr, found["intermediates"]["upscale"][0]))
@@ -142,7 +141,8 @@ def test_gradients_reach_what_is_trained_and_the_reference(params):
     assert (np.abs(by_ref).max(-1) > 0).mean() > 0.3
     # Below half an 8-bit value the matches stay what they are, and so finite differences see what the gradient does.
     step = 1e-3 * np.sign(by_ref)
-    ends = [loss(params, ref + s * step) for s in (1, -1)]
+    value = quick_jit(loss)
+    ends = [value(params, ref + s * step) for s in (1, -1)]
     np.testing.assert_allclose((ends[0] - ends[1]) / 2, (by_ref * step).sum(), rtol=0.05)
 
 

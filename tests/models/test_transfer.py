@@ -1,5 +1,6 @@
 """Patch transfer against slow loops, and the layers that only TTSR and MASA have."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,3 +152,21 @@ def test_transposed_convolution(size):
     got = jax.vjp(lambda x, k: model.apply({"params": params | {"kernel": k}}, x), x, kernel)[1](cotangent)
     for a, b in zip(got, jax.vjp(native, x, kernel)[1](cotangent), strict=True):
         assert relative_error(a, b) < 1e-5
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_initial_parameters_are_pytorchs(size):
+    """Uniform within 1 / sqrt(inputs), biases, too; of a transposed convolution, what it gives counts as inputs."""
+
+    class Layers(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return layers.UpConv(10, size, default_bias=True, name="up")(
+                layers.default_conv(x, 20, size=size, name="conv")
+            )
+
+    params = jax.jit(Layers().init)(jax.random.key(0), random(1, 4, 4, 30))["params"]
+    for name, inputs in (("conv", 30), ("up", 10)):
+        bound = (size**2 * inputs) ** -0.5
+        for leaf, value in params[name].items():
+            assert 0.7 * bound < np.abs(value).max() <= bound, (name, leaf)
