@@ -61,7 +61,7 @@ def shrunk(name):
 
 def elsewhere(name):
     """`demo` and `photos` run in test_train, and rows of Table 1 as a part of their reciprocal training."""
-    return name in ("demo", "photos") or f"{name.removesuffix('_rec')}_rtrr" in CONFIGS and name.startswith("table1:")
+    return name in ("demo", "photos") or (f"{name.removesuffix('_rec')}_rtrr" in CONFIGS and name.startswith("table1:"))
 
 
 # Of configs that are alike when shrunk, one.
