@@ -1,6 +1,7 @@
 """What several test files share: small models and configs, noise, and ways to damage things."""
 
 import contextlib
+import functools
 import importlib
 import pathlib
 import resource
@@ -56,6 +57,17 @@ def relative_error(got, expected) -> float:
     got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     assert got.shape == expected.shape, f"{got.shape} != {expected.shape}"
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+# Compiled without optimisation, for functions that run once or twice.
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+
+
+def as_float(arrays):
+    """Golden arrays, with images of 8 bits in [0, 1]."""
+    return {k: jnp.asarray(v, jnp.float32) / 255 if v.dtype == np.uint8 else v for k, v in arrays.items()}
 
 
 def images(*shapes, seed=0):
@@ -151,11 +163,12 @@ def random_params(model):
     shapes = jax.eval_shape(model.init, jax.random.key(0), *images((1, 3, 3), (1, 12, 12)))["params"]
     rng = np.random.default_rng(0)
 
-    def draw(leaf):
+    def draw(path, leaf):
         scale = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
-        return (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
+        value = (scale * rng.standard_normal(leaf.shape)).astype(np.float32)
+        return 1 + np.abs(value) if path[-1].key == "var" else value
 
-    return jax.tree.map(draw, shapes)
+    return jax.tree.map_with_path(draw, shapes)
 
 
 def tiny_rrsr(**changes):

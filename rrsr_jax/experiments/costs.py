@@ -14,17 +14,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from kernels.bench import in_turns, timed
 from rrsr_jax import SCALE_FACTOR, models
 from rrsr_jax.experiments.bench import random_params
+from rrsr_jax.models.layers import STATISTICS
 
 
 class Cost(NamedTuple):
     """Of one model.
 
     Attributes:
-      trained, frozen: numbers of parameters.
+      trained, frozen: numbers of parameters, without running statistics.
       operations: for one image.
       seconds: for one image.
       pretrained: the modules that start from files of weights.
@@ -43,11 +45,11 @@ def cost(model: nn.Module, size: int = 40, repeats: int = 3) -> Cost:
     lr, ref = (jnp.asarray(rng.random((1, side, side, 3)), jnp.float32) for side in (size, size * SCALE_FACTOR))
     params = random_params(model)
     function = timed(lambda params, lr, ref: model.apply({"params": params}, lr, ref), params, lr, ref)
-    counts = {module: sum(a.size for a in jax.tree.leaves(part)) for module, part in params.items()}
-    frozen = sum(counts[module] for module in getattr(model, "frozen", ()))
+    flat = {path: a.size for path, a in traverse_util.flatten_dict(params).items() if path[-1] not in STATISTICS}
+    frozen = sum(size for path, size in flat.items() if path[0] in getattr(model, "frozen", ()))
     seconds = in_turns({"": function}, repeats)[""]
     return Cost(
-        sum(counts.values()) - frozen, frozen, function.operations, seconds, tuple(getattr(model, "pretrained", ()))
+        sum(flat.values()) - frozen, frozen, function.operations, seconds, tuple(getattr(model, "pretrained", ()))
     )
 
 

@@ -12,9 +12,11 @@ Training asks for nothing else. Evaluation pads images to few common sizes, and 
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from rrsr_jax.errors import InputError
 
@@ -74,3 +76,27 @@ def check_images(**images: jax.Array) -> None:
         sizes[name] = image.shape[0]
     if len(set(sizes.values())) > 1:
         raise ValueError(f"batches of one size expected, got {sizes}")
+
+
+def as_references(
+    lr: jax.Array, ref: jax.Array | Sequence[jax.Array], valid_ref: jax.Array | Sequence[jax.Array] | None
+) -> tuple[Sequence[jax.Array], Sequence[jax.Array] | None]:
+    """`ref` and `valid_ref` of a model that takes one reference or a sequence of them, as sequences.
+
+    Raises ValueError for images that `check_images` refuses, and for a `valid_ref` that is not (N, 2).
+    """
+    refs = (ref,) if isinstance(ref, jax.Array | np.ndarray) else ref
+    valid_refs = (valid_ref,) if isinstance(valid_ref, jax.Array | np.ndarray) else valid_ref
+    check_images(lr=lr, **{f"ref[{i}]" if len(refs) > 1 else "ref": image for i, image in enumerate(refs)})
+    check_valid(lr.shape[0], valid_ref=valid_refs or [])
+    return refs, valid_refs
+
+
+def check_valid(batch: int, **sizes: Sequence[jax.Array]) -> None:
+    """Raises ValueError unless all arrays are the height and width of each image of a batch, (batch, 2)."""
+    for name, arrays in sizes.items():
+        for array in arrays:
+            if np.shape(array) != (batch, 2):
+                raise ValueError(
+                    f"{name}: height and width of each image, ({batch}, 2), expected, got {np.shape(array)}"
+                )

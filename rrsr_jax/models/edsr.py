@@ -1,23 +1,30 @@
 """EDSR in its baseline size (Lim et al. 2017): single-image super-resolution, a baseline without reference."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
 from rrsr_jax.models.contract import check_images
-from rrsr_jax.models.layers import ResidualBlock, conv3x3, pixel_shuffle
+from rrsr_jax.models.layers import ResidualBlock, conv3x3, normal_init, pixel_shuffle
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)  # RGB, subtracted from the input and added to the result
 
 
 class Upsampler(nn.Module):
-    """The tail of EDSR and RCAN: (N, h, w, C) to RGB (N, 4h, 4w, 3) by two pixel shuffles, without activations."""
+    """The tail of EDSR, RCAN and NLSN: (N, h, w, C) to RGB (N, 4h, 4w, 3) by two pixel shuffles, without activations."""
+
+    kernel_init: Initializer = normal_init
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        conv = functools.partial(conv3x3, kernel_init=self.kernel_init, bias_init=self.bias_init)
         for name in ("up_1x", "up_2x"):
-            x = pixel_shuffle(conv3x3(4 * x.shape[-1], name=name)(x))
-        return conv3x3(3, name="tail")(x)
+            x = pixel_shuffle(conv(4 * x.shape[-1], name=name)(x))
+        return conv(3, name="tail")(x)
 
 
 class EDSR(nn.Module):

@@ -86,7 +86,8 @@ class MASA(nn.Module):
         h, w = features_in.shape[1:3]
         index = match_blocks(features_in, features_ref, self.match_tile)
         index_map = _from_blocks(index[..., None], h, w)[..., 0]
-        score = similarity(_pad_edge(features_in), features_ref, index_map)
+        bordered = jnp.pad(features_ref, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        score = similarity(_pad_edge(features_in), bordered, index_map)
         transferred = []
         for scale, features in zip(SCALES, reversed(ref_levels), strict=True):
             side = BLOCK * scale

@@ -1,4 +1,4 @@
-"""The two bicubic resamplings of the field, Pillow's and PyTorch's. They differ."""
+"""The bicubic resamplings of the field: Pillow's, PyTorch's and TensorFlow 1's. They differ."""
 
 import math
 
@@ -76,25 +76,69 @@ def _bicubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(taps, 0, size - 1), np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int32)
 
 
-def bicubic(x: jax.Array, factor: int) -> jax.Array:
-    """PyTorch's bicubic interpolation, (N, H, W, C) to (N, factor H, factor W, C).
+def bicubic(x: jax.Array, factor: int, half_pixel: bool = True) -> jax.Array:
+    """PyTorch's bicubic interpolation, (N, H, W, C) to (N, factor H, factor W, C); without `half_pixel`, TensorFlow 1's.
 
-    Half-pixel centres, Keys' kernel with a = -0.75, clamped borders, no antialiasing. Pillow and `jax.image.resize` have a = -0.5
-    and drop what is outside the image. Computed with dense matrices, as `jax.image.resize` does. Adding weighted slices is faster
-    forward, but half as fast with the gradient (CPU, 80x80x64 by 2).
+    Keys' kernel with a = -0.75, clamped borders, no antialiasing. Pillow and `jax.image.resize` have a = -0.5 and drop what is
+    outside the image. Pixel i of the result lies at (i + 0.5) / factor - 0.5 of `x`, without `half_pixel` at i / factor.
+    Computed with dense matrices, as `jax.image.resize` does. Adding weighted slices is faster forward, but half as fast with the
+    gradient (CPU, 80x80x64 by 2).
     """
-    rows, columns = (_bicubic_matrix(size, factor) for size in x.shape[1:3])
+    shift = 0.5 if half_pixel else 0.0
+    return _interpolate(x, *((np.arange(factor * size) + shift) / factor - shift for size in x.shape[1:3]))
+
+
+def bicubic_aligned(x: jax.Array, factor: int) -> jax.Array:
+    """As `bicubic`, but with the corner pixels of `x` and of the result at the same places.
+
+    Pixel i of n lies at i (m - 1) / (n - 1) of the m pixels of `x`.
+    """
+    return _interpolate(x, *(np.arange(factor * m) * (m - 1) / (factor * m - 1) for m in x.shape[1:3]))
+
+
+def _interpolate(x: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+    rows, columns = (
+        _bicubic_matrix(position, size) for position, size in zip((rows, columns), x.shape[1:3], strict=True)
+    )
     x = jnp.einsum("nhwc,yh->nywc", x, rows, precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum("nywc,xw->nyxc", x, columns, precision=jax.lax.Precision.HIGHEST)
 
 
-def _bicubic_matrix(size: int, factor: int) -> np.ndarray:
-    """Weights of the input pixels for each output pixel, (factor * size, size)."""
-    position = (np.arange(factor * size) + 0.5) / factor - 0.5
+def _bicubic_matrix(position: np.ndarray, size: int) -> np.ndarray:
+    """Weights of `size` input pixels for output pixels at these positions, (positions, size)."""
     taps = np.floor(position).astype(int)[:, None] + np.arange(-1, 3)
     t = np.abs(position[:, None] - taps)
     near = (1.25 * t - 2.25) * t * t + 1
     far = ((-0.75 * t + 3.75) * t - 6) * t + 3
-    matrix = np.zeros((factor * size, size), np.float32)
-    np.add.at(matrix, (np.arange(factor * size)[:, None], taps.clip(0, size - 1)), np.where(t < 1, near, far))
+    matrix = np.zeros((len(position), size), np.float32)
+    np.add.at(matrix, (np.arange(len(position))[:, None], taps.clip(0, size - 1)), np.where(t < 1, near, far))
+    return matrix
+
+
+def resized(image: jax.Array, height: int, width: int) -> jax.Array:
+    """(N, H, W, C) to (N, height, width, C), by JAX's antialiased cubic interpolation; as it is if it has that size."""
+    shape = (image.shape[0], height, width, image.shape[3])
+    return image if image.shape == shape else jax.image.resize(image, shape, "cubic")
+
+
+def bicubic_downsample_matlab(x: jax.Array, factor: int = 4) -> jax.Array:
+    """MATLAB's bicubic, antialiased, in floating point: (N, H, W, C) to (N, H // factor, W // factor, C), with a gradient.
+
+    Keys' kernel with a = -0.5, stretched by the factor, as Pillow's, but the image is continued by its mirror image.
+    """
+    rows, columns = (_matlab_matrix(size, factor) for size in x.shape[1:3])
+    x = jnp.einsum("nhwc,yh->nywc", x, rows, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("nywc,xw->nyxc", x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _matlab_matrix(size: int, factor: int) -> np.ndarray:
+    """Weights of the input pixels for each output pixel, (size // factor, size)."""
+    centre = (np.arange(size // factor) + 0.5) * factor - 0.5
+    taps = np.floor(centre).astype(int)[:, None] + np.arange(1 - 2 * factor, 2 * factor + 1)
+    t = np.abs(centre[:, None] - taps) / factor
+    weights = np.where(t < 1, (1.5 * t - 2.5) * t * t + 1, np.where(t < 2, ((-0.5 * t + 2.5) * t - 4) * t + 2, 0))
+    taps = taps % (2 * size)
+    matrix = np.zeros((size // factor, size), np.float32)
+    rows = np.arange(size // factor)[:, None]
+    np.add.at(matrix, (rows, np.minimum(taps, 2 * size - 1 - taps)), weights / weights.sum(1, keepdims=True))
     return matrix

@@ -8,11 +8,10 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.models import matching
-from rrsr_jax.models.contract import SCALES, check_images
+from rrsr_jax.models.contract import SCALES, as_references, check_valid
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.encoders import VGG, ContextEncoder
 from rrsr_jax.models.layers import conv3x3, leaky_relu, pixel_shuffle
@@ -151,10 +150,8 @@ class RRSR(nn.Module):
         Raises:
           ValueError: images of a wrong rank, channel count, dtype, size or number, or a field with a value unknown here.
         """
-        refs = (ref,) if isinstance(ref, jax.Array | np.ndarray) else ref
-        valid_refs = (valid_ref,) if isinstance(valid_ref, jax.Array | np.ndarray) else valid_ref
-        check_images(lr=lr, **{f"ref[{i}]" if len(refs) > 1 else "ref": image for i, image in enumerate(refs)})
-        _check_valid(lr.shape[0], valid=[] if valid is None else [valid], valid_ref=valid_refs or [])
+        refs, valid_refs = as_references(lr, ref, valid_ref)
+        check_valid(lr.shape[0], valid=[] if valid is None else [valid])
         ref_features = [self.reference_features(image) for image in refs]
         flow = self._match(lr, refs, valid_refs)
         prepared, offsets = PRE_OFFSETS[self.pre_offsets]
@@ -246,12 +243,3 @@ def _canvas(features: Sequence[jax.Array], scale: int, refs: Sequence[jax.Array]
         for f, height in zip(features, heights, strict=True)
     ]
     return jnp.concatenate(padded, 1)
-
-
-def _check_valid(batch: int, **sizes: Sequence[jax.Array]) -> None:
-    for name, arrays in sizes.items():
-        for array in arrays:
-            if jnp.shape(array) != (batch, 2):
-                raise ValueError(
-                    f"{name}: height and width of each image, ({batch}, 2), expected, got {jnp.shape(array)}"
-                )

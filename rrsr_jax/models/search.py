@@ -163,6 +163,7 @@ def match_references(
     features_in: jax.Array,
     features_refs: Sequence[jax.Array],
     *,
+    normalise: bool = True,
     valid_refs: Sequence[jax.Array] | None = None,
     coarse: int = 0,
     dtype: jax.typing.DTypeLike = jnp.float32,
@@ -175,6 +176,7 @@ def match_references(
     Args:
       features_in: (N, H, W, C).
       features_refs: (N, ., ., C) for each reference.
+      normalise: see `match_patches`; the approximate search always does.
       valid_refs: `valid_ref` of `match_patches` for each reference.
       coarse: factor of `match_patches_coarse_to_fine`; 0 for the exact search.
       dtype, tile: see `match_patches`.
@@ -190,7 +192,9 @@ def match_references(
         raise ValueError(
             f"at least one reference, and the valid size of each, expected, got {len(features_refs)} and {len(valid)}"
         )
-    match = functools.partial(match_patches_coarse_to_fine, factor=coarse) if coarse else match_patches
+    match = functools.partial(match_patches, normalise=normalise)
+    if coarse:
+        match = functools.partial(match_patches_coarse_to_fine, factor=coarse)
     best, best_score = match(features_in, features_refs[0], valid_ref=valid[0], dtype=dtype, tile=tile)
     which = jnp.zeros_like(best)
     for number in range(1, len(features_refs)):

@@ -1,4 +1,4 @@
-"""Transfer of matched reference patches, for TTSR and MASA: 3x3 cells at 1x, 6x6 and 12x12 pixels at 2x and 4x.
+"""Transfer of matched reference patches, for TTSR, MASA, SRNTT and DCSR: 3x3 cells at 1x, 6x6 and 12x12 pixels at 2x and 4x.
 
 Unlike `matching`, this has gradients: features are learnt through what is transferred and through how well it matches. A cell
 is one pixel at 1x, and scale x scale pixels of a map at another scale. A match is the index of the reference cell at the centre
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from rrsr_jax.models.layers import depth_to_space
+
 
 def transfer(features: jax.Array, index: jax.Array, scale: int) -> jax.Array:
     """Pastes the matched patch of the reference around every cell of the input, and adds patches where they overlap.
@@ -22,7 +24,8 @@ def transfer(features: jax.Array, index: jax.Array, scale: int) -> jax.Array:
 
     Args:
       features: (N, scale Hr, scale Wr, C) of the reference; zero outside.
-      index: (M, h, w) matches, M a multiple of N: the first M // N grids belong to the first reference, and so on.
+      index: (M, h, w) matches, M a multiple of N: the first M // N grids belong to the first reference, and so on. Where it is
+        -1, no patch is pasted.
       scale: 1, 2 or 4.
 
     Returns:
@@ -30,14 +33,27 @@ def transfer(features: jax.Array, index: jax.Array, scale: int) -> jax.Array:
     """
     cells = _pad(_to_cells(features, scale))
     at = _cell(index, cells.shape)
-    sources = [_covering(at, i, j, cells.shape[2]) for i, j in _TAPS]
-    return _from_cells(functools.reduce(operator.add, _gather(cells, sources)), scale)
+    sources = [_covering(at, index < 0, i, j, cells.shape[2]) for i, j in _TAPS]
+    return depth_to_space(functools.reduce(operator.add, gather(cells, sources)), scale)
 
 
-def coverage(h: int, w: int) -> jax.Array:
-    """How many patches cover each cell of an (h, w) grid, if one is centred at every cell: (h, w, 1); 9 inside the border."""
-    rows, columns = (jnp.stack([jnp.eye(size, k=k) for k in (-1, 0, 1)]).sum((0, 2)) for size in (h, w))
-    return (rows[:, None] * columns[None])[..., None]
+def transfer_cells(features: jax.Array, index: jax.Array, scale: int) -> jax.Array:
+    """Pastes the matched cell alone at every cell of the input; arguments and result as those of `transfer`, without -1."""
+    cells = _pad(_to_cells(features, scale))
+    return depth_to_space(gather(cells, [_cell(index, cells.shape)])[0], scale)
+
+
+def coverage(h: int, w: int, border: int = 0) -> jax.Array:
+    """How many patches cover each cell of an (h, w) grid: (h, w, 1).
+
+    One patch is centred at every cell that is at least `border` cells away from the edge; 9 then cover the inner cells.
+    """
+
+    def along(size):
+        distance = jnp.arange(size)[:, None] - jnp.arange(border, size - border)[None]
+        return (jnp.abs(distance) <= 1).sum(1).astype(jnp.float32)
+
+    return (along(h)[:, None] * along(w)[None])[..., None]
 
 
 def similarity(features_in: jax.Array, features_ref: jax.Array, index: jax.Array) -> jax.Array:
@@ -45,19 +61,19 @@ def similarity(features_in: jax.Array, features_ref: jax.Array, index: jax.Array
 
     Args:
       features_in: (N, h + 2, w + 2, C), with a border, because patches reach one cell further than their centres.
-      features_ref: (N, Hr, Wr, C); zero outside.
+      features_ref: (N, Hr + 2, Wr + 2, C), likewise.
       index: (N, h, w) matches.
 
     Returns:
       (N, h, w) in [-1, 1].
     """
-    ref = _pad(features_ref)
+    ref = jnp.asarray(features_ref)
     h, w = index.shape[1:]
     at = _cell(index, ref.shape)
     own = [features_in[:, 1 + i :, 1 + j :][:, :h, :w] for i, j in _TAPS]
-    matched = _gather(ref, [at + i * ref.shape[2] + j for i, j in _TAPS])
+    matched = gather(ref, [at + i * ref.shape[2] + j for i, j in _TAPS])
     products = sum((a * b).sum(-1) for a, b in zip(own, matched, strict=True))
-    squares_ref = _gather(_pad(_patch_squares(ref)), [at])[0][..., 0]
+    squares_ref = gather(_pad(_patch_squares(ref)), [at])[0][..., 0]
     squares = _patch_squares(features_in)[..., 0] * squares_ref
     known = squares > 1e-24  # a patch of zeros has no direction: its similarity is 0, without gradient
     return jnp.where(known, products, 0) * jax.lax.rsqrt(jnp.where(known, squares, 1))
@@ -75,10 +91,6 @@ def _to_cells(x, scale):
     return rearrange(x, "n (h dy) (w dx) c -> n h w (dy dx c)", dy=scale, dx=scale)
 
 
-def _from_cells(cells, scale):
-    return rearrange(cells, "n h w (dy dx c) -> n (h dy) (w dx) c", dy=scale, dx=scale)
-
-
 def _cell(index, padded_shape):
     """Flat indices of the matched cells among the padded reference cells of the whole batch."""
     n, hp, wp, _ = padded_shape
@@ -86,16 +98,16 @@ def _cell(index, padded_shape):
     return (image[:, None, None] * hp + index // (wp - 2) + 1) * wp + index % (wp - 2) + 1
 
 
-def _covering(at, i, j, padded_width):
+def _covering(at, missing, i, j, padded_width):
     """For each cell, the reference cell of the patch centred at distance (i, j); a cell of zeros where no such patch is."""
     h, w = at.shape[1:]
-    at = jnp.pad(at - i * padded_width - j, ((0, 0), (1, 1), (1, 1)))
+    at = jnp.pad(jnp.where(missing, 0, at - i * padded_width - j), ((0, 0), (1, 1), (1, 1)))
     return at[:, 1 + i :, 1 + j :][:, :h, :w]
 
 
 @jax.custom_vjp
-def _gather(cells, places):
-    """The cells at several maps of flat indices, `places`.
+def gather(cells: jax.Array, places: list[jax.Array]) -> list[jax.Array]:
+    """The cells (N, H, W, C) at each of several maps of flat indices, (..., C); indices count through the whole batch.
 
     The gradient is scattered into one array. JAX would allocate one for each map and add them, 3 to 8 times as slow on a CPU.
     """
@@ -111,7 +123,7 @@ def _gather_backward(saved, cotangents):
     return total.reshape(cells.shape), None
 
 
-_gather.defvjp(lambda cells, places: (_gather(cells, places), (cells, places)), _gather_backward)
+gather.defvjp(lambda cells, places: (gather(cells, places), (cells, places)), _gather_backward)
 
 
 def _patch_squares(features):

@@ -82,8 +82,8 @@ class TTSR(nn.Module):
         keys = vgg(bicubic_upsample(bicubic_downsample(ref)))["relu3_1"]
         values = vgg(ref)
         border = ((0, 0), (1, 1), (1, 1), (0, 0))
-        queries = jnp.pad(queries, border)
-        index, _ = match_patches(queries, jnp.pad(keys, border), normalise=False, tile=self.match_tile)
+        queries, keys = (jnp.pad(features, border) for features in (queries, keys))
+        index, _ = match_patches(queries, keys, normalise=False, tile=self.match_tile)
         score = similarity(queries, keys, index)[..., None]
         transferred = [transfer(values[f"relu{3 - i}_1"], index, scale) / PATCHES for i, scale in enumerate(SCALES)]
         named = {f"transferred_{scale}x": t for scale, t in zip(SCALES, transferred, strict=True)}

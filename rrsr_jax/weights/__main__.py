@@ -1,7 +1,7 @@
 """Downloads, imports and exports weights. Nothing that a file contains is ever executed.
 
 python -m rrsr_jax.weights fetch NAME [--out=PATH] [--url=URL] [--sha256=HEX]
-python -m rrsr_jax.weights import --kind=KIND --source=FILE --out=DIR
+python -m rrsr_jax.weights import --kind=KIND --source FILE [FILE ...] --out=DIR
 python -m rrsr_jax.weights export --kind=KIND --source=DIR --out=FILE.safetensors [--overwrite]
 python -m rrsr_jax.weights pack --run=WORKDIR --card=CARD.md --out=FOLDER [--license=FILE] [--raw] [--overwrite]
 
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sha256", metavar="HEX", help="at least 8 digits; needed if the file's name has none")
     command = commands.add_parser("import", help="convert a PyTorch-layout file to a folder for config.weights")
     command.add_argument("--kind", required=True, choices=kinds)
-    command.add_argument("--source", required=True, metavar="FILE")
+    command.add_argument("--source", required=True, nargs="+", metavar="FILE", help="several where a network has parts")
     command.add_argument("--out", required=True, metavar="DIR")
     command = commands.add_parser("export", help="convert an imported folder or a run to a PyTorch-layout file")
     command.add_argument("--kind", required=True, choices=kinds)

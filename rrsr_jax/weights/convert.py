@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax
@@ -33,52 +33,60 @@ _FILE = "weights.safetensors"  # in an imported folder
 _ABOUT = "rrsr_jax"  # its only metadata entry, JSON: safetensors does not keep the order of several
 
 
-def load(kind: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+def load(kind: str, *paths: str | os.PathLike[str]) -> dict[str, Any]:
     """Flax variables from an imported folder or a PyTorch-layout file.
 
     Of vgg19 and vgg16 these are `{layer: {"kernel": ..., "bias": ...}}`, from `conv1_1` on.
 
     Args:
       kind: name or layout of an entry in `kinds.KINDS`.
-      path: the folder, or a .safetensors, .npz, .pth or .pt file.
+      paths: the folder; or a .safetensors, .npz, .pth or .pt file, or several where a network was published in parts.
 
     Raises:
       InputError: an unknown kind, no such file, one that cannot be read without executing what it contains, or weights that
         do not fit.
     """
-    found, path = find(kind), pathlib.Path(path)
-    if os.path.isdir(path):
-        return _load_imported(found, path)
-    state_dict = read(path)
+    found, files = find(kind), [pathlib.Path(path) for path in paths]
+    if len(files) == 1 and os.path.isdir(files[0]):
+        return _load_imported(found, files[0])
+    parts = [read(file) for file in files]
     try:
-        return from_torch(found.name, state_dict)
+        return from_torch(found.name, {key: value for part in parts for key, value in found.renamed(part).items()})
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{', '.join(map(str, files))}: {error}") from error
 
 
-def import_weights(kind: str, source: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+def import_weights(
+    kind: str, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
+) -> None:
     """Writes the weights of the file `source` to the folder `out`; replaces an earlier import of the same kind.
+
+    `source` may be several files, of a network that was published in parts.
 
     Raises:
       InputError: as `load`; or `out` holds anything else, or another process writes it. Nothing is changed then.
     """
-    found, source, out = find(kind), pathlib.Path(source), pathlib.Path(out)
+    found, out = find(kind), pathlib.Path(out)
+    sources = [pathlib.Path(file) for file in ([source] if isinstance(source, str | os.PathLike) else source)]
     with only_writer(beside(out), f"--out={out}"):
-        _import(found, source, out)
+        _import(found, sources, out)
 
 
-def _import(found: Kind, source: pathlib.Path, out: pathlib.Path) -> None:
+def _import(found: Kind, sources: Sequence[pathlib.Path], out: pathlib.Path) -> None:
     _check_replaceable(found, out)
-    try:
-        digest = sha256(source)
-    except OSError as error:
-        raise InputError(f"{source} cannot be read ({error})") from error
-    print(f"{source}: SHA-256 {digest}", flush=True)
-    flat: dict[str, Any] = traverse_util.flatten_dict(load(found.name, source), sep="/")
+    digests = []
+    for file in sources:
+        try:
+            digests.append(sha256(file))
+        except OSError as error:
+            raise InputError(f"{file} cannot be read ({error})") from error
+        print(f"{file}: SHA-256 {digests[-1]}", flush=True)
+    flat: dict[str, Any] = traverse_util.flatten_dict(load(found.name, *sources), sep="/")
     versions = (
         f"rrsr_jax {rrsr_jax.__version__}, jax {jax.__version__}, flax {flax.__version__}, numpy {np.__version__}"
     )
-    about = {"kind": found.name, "source": source.name, "sha256": digest, "versions": versions}
+    names = ", ".join(file.name for file in sources)
+    about = {"kind": found.name, "source": names, "sha256": ", ".join(digests), "versions": versions}
     _write(out, safetensors.numpy.save(flat, {_ABOUT: json.dumps(about)}), folder=True)
     print(f"{out}: {found.name}, {_count(flat)}")
 
@@ -192,7 +200,7 @@ def _check_trained(kind: Kind, workdir: pathlib.Path) -> None:
 
 def _select(kind: Kind, state: TrainState) -> Mapping[str, Any]:
     """The variables of this kind in a run's state; KeyError if there are none."""
-    if kind.name == "discriminator":
+    if kind.discriminator:
         if not state.discriminator:
             raise KeyError("discriminator")
         return {"params": state.discriminator, "batch_stats": state.statistics}

@@ -15,7 +15,8 @@ from flax import traverse_util
 from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.weights.kinds import Kind, find
 
-_LEAVES = {"kernel": "weight", "experts": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_LEAVES = {"kernel": "weight", "experts": "weight", "scale": "weight", "slope": "weight"}
+_LEAVES |= {"mean": "running_mean", "var": "running_var"}
 # Axes that bring a PyTorch array to Flax layout, by leaf name and rank; every other array is the same in both.
 _AXES = {("kernel", 2): (1, 0), ("kernel", 4): (2, 3, 1, 0), ("experts", 5): (0, 3, 4, 2, 1)}
 # PyTorch's batch normalisation counts training batches; with a fixed momentum nothing depends on the count.
@@ -45,7 +46,8 @@ def from_torch(kind: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any
 
     Args:
       kind: name or layout of an entry in `kinds.KINDS`, `correspondence` or `c2_extractor`.
-      state_dict: arrays of floating-point numbers by key, convolution weights as (O, I, kH, kW).
+      state_dict: arrays of floating-point numbers by key, convolution weights as (O, I, kH, kW); or another layout in which
+        this network is published.
 
     Raises:
       InputError: an unknown kind; values that are missing, unexpected, of a wrong shape or no arrays of floating-point
@@ -56,7 +58,8 @@ def from_torch(kind: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, Any
     entries = {path: _entry(found, path, len(shape)) for path, shape in template.items()}
     expected = {e.key: _torch_shape(template[path], e.axes) for path, e in entries.items()}
     left_out = {key.replace(_VARIANCE, _COUNTER) for key in expected if key.endswith(_VARIANCE)}
-    got = {k: v for k, v in state_dict.items() if k not in left_out and not re.fullmatch(found.left_out, k)}
+    arrays = found.renamed(state_dict)
+    got = {k: v for k, v in arrays.items() if k not in left_out and not re.fullmatch(found.left_out, k)}
     _check(found.name, expected, got)
     flat = {}
     for path, (key, axes) in entries.items():
@@ -76,7 +79,7 @@ def to_torch(kind: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
         value = np.asarray(value)
         key, axes = _entry(found, path, value.ndim)
         state_dict[key] = np.ascontiguousarray(value if axes is None else value.transpose(np.argsort(axes)))
-        if key.endswith(_VARIANCE):
+        if key.endswith(_VARIANCE) and found.counters:
             state_dict[key.replace(_VARIANCE, _COUNTER)] = np.zeros((), np.int64)
     return state_dict | found.added(state_dict)
 

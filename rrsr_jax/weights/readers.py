@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from rrsr_jax.console import log
 from rrsr_jax.errors import InputError
+from rrsr_jax.weights import object_arrays
 
 SAFE_TORCH = 2, 10  # the oldest version whose restricted loading has no known hole; as in setup.cfg
 
@@ -79,9 +80,13 @@ def _read_npz(file: pathlib.Path) -> dict[str, np.ndarray]:
     except ValueError as error:  # NumPy's message suggests allow_pickle=True
         if "allow_pickle" not in str(error):
             raise
-        raise InputError(
-            f"{file}: refused, because it contains pickled objects, which may be code; nothing was executed"
-        ) from error
+        refusal = f"{file}: refused, because it contains pickled objects, which may be code; nothing was executed"
+        if not object_arrays.is_list_of_arrays(file):
+            raise InputError(refusal) from error
+    try:
+        return object_arrays.read(file)
+    except Exception as error:  # whatever a damaged or hostile pickle makes its reader raise
+        raise InputError(f"{refusal} ({error})") from error
 
 
 def _read_pth(file: pathlib.Path) -> Any:

@@ -8,21 +8,23 @@ Each mapping has a regular expression for the Flax path, `fas_2x_0/align`, and w
 import functools
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from rrsr_jax.errors import InputError
+from rrsr_jax.models.edsr import DIV2K_MEAN
 
 Rules = Mapping[str, str | Callable[[re.Match[str]], str]]
 
 # Index in torchvision's `features` by layer of VGG-19: a ReLU follows each convolution, and a pooling each stage. VGG-16 has the
 # same indices up to conv3_3, its last layer here.
-_VGG_INDEX = {
+VGG_INDEX = {
     "1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14, "3_4": 16, "4_1": 19, "4_2": 21, "4_3": 23,
-    "4_4": 25, "5_1": 28,
+    "4_4": 25, "5_1": 28, "5_2": 30, "5_3": 32, "5_4": 34,
 }  # fmt: skip
 
-VGG: Rules = {r"conv(\d_\d)": lambda m: f"features.{_VGG_INDEX[m[1]]}"}
+VGG: Rules = {r"conv(\d_\d)": lambda m: f"features.{VGG_INDEX[m[1]]}"}
 
 CORRESPONDENCE: Rules = {
     r"branch_lr/(\w+)": r"feature_extraction_image1.model.\1",
@@ -95,7 +97,7 @@ _TTSR_EXCHANGE = {"2": "ex12", "4": "ex123"}  # by scale
 _TTSR_SLICE = {"1_1": "1", "1_2": "2", "2_1": "2", "2_2": "3", "3_1": "3"}  # by layer of VGG-19
 
 TTSR: Rules = {
-    r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{_VGG_INDEX[m[1]]}",
+    r"vgg/conv(\d_\d)": lambda m: f"LTE.slice{_TTSR_SLICE[m[1]]}.{VGG_INDEX[m[1]]}",
     r"head": "MainNet.SFE.conv_head",
     r"head_body/block_(\d+)/(\w+)": r"MainNet.SFE.RBs.\1.\2",
     r"head_body/conv": "MainNet.SFE.conv_tail",
@@ -133,3 +135,168 @@ MASA: Rules = {
     r"adapt/(\w+)": r"decoder.pAda.conv_\1",
     r"last": "decoder.conv_out",
 }
+
+# NLSN's trunk is one numbered list: for each group an attention and eight blocks; then an attention, then a convolution.
+_NLSN_BLOCKS = 8
+_NLSN_LAYERS = {"match": "conv_match.0", "assembly": "conv_assembly.0"}
+
+
+def nlsn(groups: int) -> Rules:
+    """The rules of an NLSN with so many groups of eight blocks."""
+
+    def number(group: int, block: int) -> int:
+        if group > groups or block > _NLSN_BLOCKS:
+            raise InputError(f"this PyTorch layout of NLSN has {groups} groups of {_NLSN_BLOCKS} blocks, and no more")
+        return (1 + _NLSN_BLOCKS) * group + block
+
+    return {
+        r"head": "head.0",
+        r"attention_(\d+)/(\w+)": lambda m: f"body.{number(int(m[1]), 0)}.{_NLSN_LAYERS[m[2]]}",
+        r"group_(\d+)_block_(\d+)/conv(\d)": lambda m: (
+            f"body.{number(int(m[1]), int(m[2]) + 1)}.body.{2 * int(m[3]) - 2}"
+        ),
+        r"body": f"body.{number(groups, 1)}",
+        r"upsampler/up_(\d)x": lambda m: f"tail.0.{2 * int(m[1]) - 2}",
+        r"upsampler/tail": "tail.1",
+    }
+
+
+def nlsn_shift(_: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The subtraction and the addition of the mean colour, which NLSN's checkpoints hold as 1x1 convolutions."""
+    mean, identity = np.array(DIV2K_MEAN, np.float32), np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    parts = {"sub_mean": -mean, "add_mean": mean}
+    return {f"{k}.weight": identity.copy() for k in parts} | {f"{k}.bias": bias for k, bias in parts.items()}
+
+
+def check_nlsn_shift(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`state_dict`, if it has the shift of `nlsn_shift` or none; InputError otherwise, as for images in [0, 255]."""
+    for key, expected in nlsn_shift({}).items():
+        found = state_dict.get(key, expected)
+        if np.shape(found) != expected.shape or not np.allclose(np.asarray(found, np.float32), expected, atol=1e-3):
+            raise InputError(
+                f"{key}: {expected.ravel().tolist()} expected, the mean colour of images in [0, 1], got "
+                f"{np.ravel(found).tolist()[:9]}; weights for images of another range do not fit"
+            )
+    return state_dict
+
+
+SRGAN: Rules = {
+    r"head": "conv1.0",
+    r"head_prelu": "conv1.1",
+    r"block_(\d+)_conv(\d)": lambda m: f"trunk.{m[1]}.rcb.{3 * int(m[2]) - 3}",
+    r"block_(\d+)_norm(\d)": lambda m: f"trunk.{m[1]}.rcb.{3 * int(m[2]) - 2}",
+    r"block_(\d+)_prelu": r"trunk.\1.rcb.2",
+    r"body": "conv2.0",
+    r"body_norm": "conv2.1",
+    r"up_(\d)x": lambda m: f"upsampling.{int(m[1]) - 1}.upsample_block.0",
+    r"up_(\d)x_prelu": lambda m: f"upsampling.{int(m[1]) - 1}.upsample_block.2",
+    r"tail": "conv3",
+}
+
+
+def _srgan_index(match: re.Match[str], offset: int) -> str:
+    """Convolutions, but for the first, are followed by a normalisation and an activation."""
+    layer = 2 * int(match[1]) + int(match[2]) - 3  # from 0 on
+    return f"features.{max(3 * layer - 1, 0) + offset}"
+
+
+SRGAN_DISCRIMINATOR: Rules = {
+    r"\w+/block(\d)_conv(\d)": lambda m: _srgan_index(m, 0),
+    r"\w+/block(\d)_norm(\d)": lambda m: _srgan_index(m, 1),
+    r"\w+/linear(\d)": lambda m: f"classifier.{2 * int(m[1]) - 2}",
+}
+
+MSRRESNET: Rules = {
+    r"head": "conv_first",
+    r"block_(\d+)/(\w+)": r"body.\1.\2",
+    r"up_(\d)x": r"upconv\1",
+    r"tail1": "conv_hr",
+    r"tail2": "conv_last",
+}
+
+RANKSRGAN: Rules = {
+    r"head": "conv_first",
+    r"block_(\d+)/(\w+)": r"recon_trunk.\1.\2",
+    r"body": "LRconv",
+    r"up_(\d)x": r"upconv\1",
+    r"tail1": "HRconv",
+    r"tail2": "conv_last",
+}
+
+VGG_STYLE_DISCRIMINATOR: Rules = {
+    r"\w+/trunk/conv(\d_\d)": r"conv\1",
+    r"\w+/trunk/norm(\d_\d)": r"bn\1",
+    r"\w+/linear(\d)": r"linear\1",
+}
+
+RANKER: Rules = VGG_STYLE_DISCRIMINATOR | {r"\w+/linear(\d)": lambda m: f"classifier.{2 * int(m[1]) - 2}"}
+
+ESRGAN: Rules = {
+    r"head": "conv_first",
+    r"rrdb_(\d+)/dense_(\d)/(\w+)": r"RRDB_trunk.\1.RDB\2.\3",
+    r"body": "trunk_conv",
+    r"up_2x": "upconv1",
+    r"up_4x": "upconv2",
+    r"tail1": "HRconv",
+    r"tail2": "conv_last",
+}
+
+# Names in BasicSR (and Real-ESRGAN), and in the first releases, which number the layers.
+_ESRGAN_NAMES = {
+    r"body\.(\d+)\.rdb(\d)\.(\w+)": r"RRDB_trunk.\1.RDB\2.\3",
+    r"conv_body": "trunk_conv",
+    r"conv_up(\d)": r"upconv\1",
+    r"conv_hr": "HRconv",
+    r"model\.0": "conv_first",
+    r"model\.1\.sub\.(\d+)\.RDB(\d)\.(\w+)\.0": r"RRDB_trunk.\1.RDB\2.\3",
+    r"model\.1\.sub\.\d+": "trunk_conv",
+    r"model\.3": "upconv1",
+    r"model\.6": "upconv2",
+    r"model\.8": "HRconv",
+    r"model\.10": "conv_last",
+}
+
+
+def esrgan_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict with ESRGAN's present names, given that of any of the three layouts."""
+
+    def rename(key: str) -> str:
+        module, _, leaf = key.rpartition(".")
+        found = (match.expand(name) for rule, name in _ESRGAN_NAMES.items() if (match := re.fullmatch(rule, module)))
+        return f"{next(found, module)}.{leaf}"
+
+    return {rename(key): value for key, value in state_dict.items()}
+
+
+def _enet_layer(index: int) -> str:
+    return f"generator.Conv_{index}" if index else "generator.Conv"
+
+
+ENET: Rules = {
+    r"head": _enet_layer(0),
+    r"block_(\d+)/conv(\d)": lambda m: _enet_layer(2 * int(m[1]) + int(m[2])),
+    r"up_2x": _enet_layer(21),
+    r"up_4x": _enet_layer(22),
+    r"tail(\d)": lambda m: _enet_layer(22 + int(m[1])),
+}
+
+ENET_DISCRIMINATOR: Rules = {
+    r"\w+/conv(\d)": r"discriminator.conv\1",
+    r"\w+/linear(\d)": lambda m: f"discriminator.fc{int(m[1]) - 1}",
+}
+
+
+def tensorflow_to_torch(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict in PyTorch's layout, given that or TensorFlow's variables.
+
+    Those have names like `generator/Conv_1/weights:0` and kernels (kH, kW, I, O), or (I, O); the others are as they are.
+    """
+    result = {}
+    for key, value in state_dict.items():
+        if match := re.fullmatch(r"([\w/]+)/(weights|kernel|biases|bias)(:0)?", key):
+            kernel = match[2] in ("weights", "kernel")
+            key = f"{match[1].replace('/', '.')}.{'weight' if kernel else 'bias'}"
+            axes = {2: (1, 0), 4: (3, 2, 0, 1)}.get(np.ndim(value)) if kernel else None
+            value = value if axes is None else np.transpose(value, axes)
+        result[key] = value
+    return result

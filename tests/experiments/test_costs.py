@@ -5,6 +5,7 @@ import pytest
 from rrsr_jax.experiments import costs
 from rrsr_jax.models.c2_matching import C2Matching
 from rrsr_jax.models.edsr import EDSR
+from rrsr_jax.models.srgan import SRResNet
 from tests.helpers import tiny_rrsr
 
 
@@ -18,6 +19,12 @@ def test_operations_of_convolutions_are_counted():
     assert cost.trained == 9 * (3 * 8 + 3 * 8 * 8 + 2 * 8 * 32 + 8 * 3) + 4 * 8 + 2 * 32 + 3
     assert (cost.frozen, cost.pretrained) == (0, ())
     assert cost.seconds > 0
+
+
+def test_running_statistics_are_no_parameters():
+    model = SRResNet(features=3, blocks=0)
+    expected = 2 * 81 * 9 + 3 + 3 + 9 * 9 + 2 * 3 + 2 * (9 * 3 * 12 + 12) + 3  # kernels, biases, scales; slopes
+    assert costs.cost(model, size=6, repeats=1).trained == expected
 
 
 def test_frozen_and_pretrained_parts():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrsr_jax import weights
+from rrsr_jax import models, weights
 from rrsr_jax.errors import InputError
 from rrsr_jax.weights import layouts
 from tests.golden import recipe
@@ -41,6 +41,90 @@ def test_round_trip_keeps_every_bit(kind, state_dict):
     for key, value in original.items():
         assert back[key].dtype == value.dtype
         np.testing.assert_array_equal(back[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", weights.KINDS, ids=lambda kind: kind.name)
+def test_every_kind_has_a_network_by_both_names(kind):
+    network = models.published(kind.name)
+    assert network == models.published(kind.layout)
+    assert kind.name not in models.MODELS or network == models.MODELS[kind.name]()
+
+
+def test_unknown_network():
+    with pytest.raises(InputError, match=r"kind of network: one of rrsr, .*, enet_discriminator expected, got 'vdsr'"):
+        models.published("vdsr")
+
+
+def basicsr(key):
+    """A key of ESRGAN's in BasicSR."""
+    names = {"trunk_conv": "conv_body", "upconv1": "conv_up1", "upconv2": "conv_up2", "HRconv": "conv_hr"}
+    for old, new in {"RRDB_trunk": "body", "RDB": "rdb", **names}.items():
+        key = key.replace(old, new)
+    return key
+
+
+def first_esrgan(key):
+    """A key of ESRGAN's in its first release."""
+    module, leaf = key.rsplit(".", 1)
+    names = {
+        "conv_first": "0",
+        "trunk_conv": "1.sub.23",
+        "upconv1": "3",
+        "upconv2": "6",
+        "HRconv": "8",
+        "conv_last": "10",
+    }
+    if module in names:
+        return f"model.{names[module]}.{leaf}"
+    return f"{module.replace('RRDB_trunk', 'model.1.sub')}.0.{leaf}"
+
+
+@pytest.mark.parametrize("rename", [basicsr, first_esrgan])
+def test_other_names_of_esrgan(rename, state_dict):
+    state = state_dict("esrgan")
+    renamed = {rename(key): value for key, value in state.items()}
+    changed = len(renamed.keys() - state.keys())
+    assert changed == len(state) - (4 if rename is basicsr else 0)
+    found, expected = weights.from_torch("esrgan", renamed), weights.from_torch("esrgan", state)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(("weight", "bias"), [("weights:0", "biases:0"), ("kernel", "bias")])
+def test_variables_of_tensorflow(weight, bias, state_dict):
+    state, variables = state_dict("enet"), {}
+    for key, value in state.items():
+        layer, leaf = key.rsplit(".", 1)
+        array = value.transpose(2, 3, 1, 0) if leaf == "weight" else value
+        variables[f"{layer.replace('.', '/')}/{weight if leaf == 'weight' else bias}"] = array
+    assert variables.keys().isdisjoint(state)
+    found, expected = weights.from_torch("enet", variables), weights.from_torch("enet", state)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_linear_layers_of_tensorflow(state_dict):
+    key = "discriminator.fc1.weight"
+    state = state_dict("enet_discriminator")
+    renamed = {k: v for k, v in state.items() if k != key} | {"discriminator/fc1/weights": state[key].T}
+    found = weights.from_torch("enet_discriminator", renamed)["params"]["linear2"]["kernel"]
+    np.testing.assert_array_equal(found, state[key].T)
+
+
+def test_nlsn_for_images_of_another_range_is_refused(state_dict):
+    state = state_dict("nlsn_small")
+    weights.from_torch("nlsn_small", {k: v for k, v in state.items() if "_mean" not in k})
+    state["sub_mean.bias"] = state["sub_mean.bias"] * 255
+    with pytest.raises(
+        InputError, match=r"sub_mean\.bias: \[-0\.4488.* expected, the mean colour of images in \[0, 1\]"
+    ):
+        weights.from_torch("nlsn_small", state)
+
+
+def test_deeper_nlsn_has_no_names():
+    bias = {"bias": np.zeros(3)}
+    for path in ("attention_5", "group_0_block_8"):
+        module = {"match": bias} if "attention" in path else {"conv1": bias}
+        with pytest.raises(InputError, match="has 4 groups of 8 blocks, and no more"):
+            weights.to_torch("nlsn", {path: module})
 
 
 def test_differences_are_listed_all_together(state_dict):

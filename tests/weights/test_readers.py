@@ -1,11 +1,14 @@
 """State dicts from files: what they may look like, and that nothing in them is executed."""
 
+import collections
+import io
 import os
 import pathlib
 import pickle
 import re
 import sys
 import types
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -243,3 +246,80 @@ def test_real_pth_files(tmp_path):
     os.truncate(tmp_path / "x.pth", 700)
     with pytest.raises(InputError, match=r"x\.pth cannot be read as \.pth; it may be incomplete"):
         read(tmp_path / "x.pth")
+
+
+def save_list(path, arrays, protocol=4, name="params"):
+    """As TensorLayer saves: one array of objects, which NumPy pickles."""
+    objects = np.empty(len(arrays), dtype=object)
+    objects[:] = arrays
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": objects.shape})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.npy", header.getvalue() + pickle.dumps(objects, protocol=protocol))
+    return path
+
+
+LIST = [
+    np.arange(6, dtype=np.float32).reshape(2, 3),
+    np.asfortranarray(np.arange(24, dtype=np.float64).reshape(2, 3, 4)),
+    np.arange(3, dtype=">f4"),
+    np.float16([1, 2]),
+]
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_lists_of_arrays_without_names(protocol, tmp_path):
+    got = read(save_list(tmp_path / "x.npz", LIST, protocol))
+    assert list(got) == [f"params.{i}" for i in range(len(LIST))]
+    for array, expected in zip(got.values(), LIST, strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_lists_of_arrays_as_numpy_saves_them(tmp_path):
+    objects = np.empty(2, dtype=object)
+    objects[:] = LIST[:2]
+    np.savez(tmp_path / "x.npz", params=objects)
+    same(read(tmp_path / "x.npz"), {"params.0": LIST[0], "params.1": LIST[1]})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "found"),
+    [
+        ([Code], "pathlib.Path.touch|getattr"),
+        ([np.array(["text"])], "arrays of type U4"),
+        ([np.arange(3)], "arrays of type i8"),
+        ([1.0, 2.0], "a list of arrays expected"),
+        ([np.float32(1)], "scalar"),
+        ([collections.OrderedDict], "collections.OrderedDict"),
+    ],
+)
+def test_lists_of_anything_else_are_refused(arrays, found, tmp_path):
+    arrays = [Code(tmp_path / "made") if a is Code else a for a in arrays]
+    with pytest.raises(InputError, match=rf"x\.npz: refused, because it contains pickled objects.*({found})"):
+        read(save_list(tmp_path / "x.npz", arrays))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"cnumpy\nndarray\n(N}X\x0c\x00\x00\x00__setstate__K\x01stb.",  # sets attributes of a class
+        b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01(J\xff\xff\xff\x7ftcnumpy\ndtype\n(X\x02\x00\x00\x00f4tRI00\nC\x00tb.",
+        b"\x80\x04.",
+        b"",
+    ],
+)
+def test_damaged_lists_of_arrays_are_refused(payload, tmp_path):
+    file = save_list(tmp_path / "x.npz", LIST)
+    with zipfile.ZipFile(file) as archive:
+        header = archive.read("params.npy").partition(b"\n")[0] + b"\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("params.npy", header + payload)
+    with pytest.raises(InputError, match=r"x\.npz: refused"):
+        read(file)
+    assert len(read(save_list(tmp_path / "y.npz", LIST))) == len(LIST)
+
+
+def test_objects_under_another_name_are_refused(tmp_path):
+    with pytest.raises(InputError, match="refused, because it contains pickled objects"):
+        read(save_list(tmp_path / "x.npz", LIST, name="weights"))

@@ -118,6 +118,30 @@ def test_vgg16_from_torchvisions_file_and_back(tmp_path):
     same_bits(read(tmp_path / "vgg16.safetensors"), state)
 
 
+def test_srntt_from_the_files_of_its_release(tmp_path, state_dict, capsys):
+    """Lists without names, kernels as (kH, kW, I, O): the content extractor's, and the other part's."""
+    state, files = state_dict("srntt"), [tmp_path / "upscale.npz", tmp_path / "srntt.npz"]
+    for file, part in zip(files, ("content_extractor", "texture_transfer"), strict=True):
+        arrays = [a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for k, a in state.items() if k.startswith(part)]
+        objects = np.empty(len(arrays), dtype=object)
+        objects[:] = arrays
+        np.savez(file, params=objects)
+    cli.main(["import", "--kind=srntt", "--source", *map(str, files), f"--out={tmp_path / 'srntt'}"])
+    expected = weights.from_torch("srntt", state)
+    same_bits(weights.load("srntt", tmp_path / "srntt"), expected)
+    same_bits(weights.load("srntt", *reversed(files)), expected)
+    assert "srntt, 482 arrays, 4,395,270 parameters" in capsys.readouterr().out
+    weights.export_weights("srntt", tmp_path / "srntt", tmp_path / "srntt.safetensors")
+    same_bits(read(tmp_path / "srntt.safetensors"), state)
+    with pytest.raises(
+        InputError, match=r"upscale\.npz: srntt weights do not fit(.|\n)*missing: texture_transfer\.small"
+    ):
+        weights.load("srntt", files[0])
+    np.savez(tmp_path / "less.npz", params=objects[1:])
+    with pytest.raises(InputError, match=r"less\.npz: arrays without names: 173 .* or 309 .* expected, got 308"):
+        weights.load("srntt", files[0], tmp_path / "less.npz")
+
+
 def test_import_replaces_an_earlier_one(imported, tmp_path):
     changed = any_bits("c2_extractor") | {"feature_extraction_image1.model.conv1_1.bias": np.full(64, 7, np.float32)}
     np.savez(tmp_path / "other.npz", **changed)
