@@ -132,18 +132,41 @@ def open_run(config: ConfigDict) -> tuple[Stage, grain.DatasetIterator]:
 
 def _check_numbers(config: ConfigDict) -> None:
     """Raises InputError for numbers that no run can have."""
-    for name in ("batch_size", "steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints"):
+    for name in (
+        "batch_size",
+        "accumulate",
+        "steps",
+        "log_every",
+        "image_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ):
         if config[name] < 1:
             raise InputError(f"config.{name}: at least 1 expected, got {config[name]}")
     if config.profile_steps < 0:
         raise InputError(f"config.profile_steps: at least 0 expected, got {config.profile_steps}")
-    if config.batch_size % jax.device_count():
-        raise InputError(
-            f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
-        )
+    _check_batch(config.batch_size, config.accumulate, jax.device_count())
     make_decay(config)
     if min(config.loss.values()) < 0 or not any(config.loss.values()):
         raise InputError(f"config.loss: weights of at least 0, and one above, expected, got {config.loss.to_dict()}")
+
+
+def _check_batch(batch_size: int, accumulate: int, devices: int) -> None:
+    """Raises InputError unless all devices get as many images, in equal pieces."""
+    each, rest = divmod(batch_size, devices)
+    if rest:
+        near = " or ".join(str(n * devices) for n in (each, each + 1) if n)
+        fewer = " or ".join(str(n) for n in range(1, devices) if batch_size % n == 0)
+        raise InputError(
+            f"config.batch_size: a multiple of {devices} devices expected, such as {near}, got {batch_size}; "
+            f"{batch_size} images divide among {fewer} of them"
+        )
+    if each % accumulate:
+        fitting = ", ".join(str(n) for n in range(1, each + 1) if each % n == 0)
+        raise InputError(
+            f"config.accumulate: a divisor of the {each} images of a device ({fitting}) expected, got {accumulate}; "
+            f"config.batch_size={batch_size} is that of all {devices} devices and pieces together"
+        )
 
 
 def _to_devices(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Any]]:
