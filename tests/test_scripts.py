@@ -159,6 +159,7 @@ def test_all_workers_of_a_tpu_pod(tmp_path):
     ]
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 def test_the_job_sets_fit_kubernetes_and_the_program():
     """The parts that are Kubernetes' own, by its schemas; what JobSet adds, by name; the arguments, by the program."""
     tpu, gpu = yaml.safe_load_all((ROOT / "launch/gke_jobset.yaml").read_text())

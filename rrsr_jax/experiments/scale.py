@@ -73,7 +73,8 @@ def compile_step(config: ConfigDict, devices: Sequence[Any], batch: int) -> Prog
         sides |= {"ref_p": patch, "ref_lr_p": patch // SCALE_FACTOR}
     number = batch * len(devices)
     images = {name: jax.ShapeDtypeStruct((number, side, side, 3), jnp.uint8) for name, side in sides.items()}
-    compiled = make_train_step(model, config, mesh).lower(state, images).compile()  # type: ignore[attr-defined]  # of jit
+    step: Any = make_train_step(model, config, mesh)
+    compiled = step.lower(state, images).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return Program(
         collectives(compiled.as_text()),
