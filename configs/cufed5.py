@@ -68,7 +68,8 @@ def get_config() -> ConfigDict:
             workers=0,
         )
     )
-    c.batch_size = 9
+    c.batch_size = 9  # of all devices together
+    c.accumulate = 1  # equal pieces in which a device takes its images, to save memory; the result is the same
     c.steps = 255_000
 
     # Eq. 6; a weight of 0 leaves the term out. The release has 0.6 for rtrr.

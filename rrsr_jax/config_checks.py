@@ -172,6 +172,7 @@ FIELDS: dict[str, Rule] = {
     "data.prefetch": whole(0, 2**16),
     "data.workers": whole(0, 1024),
     "batch_size": _COUNT,
+    "accumulate": _COUNT,
     "steps": _STEPS,
     "adam_betas": several(number(0, 1, below=True), 2),
     "schedule": one_of("steps", "cosine"),

@@ -3,11 +3,13 @@
 python -m rrsr_jax.main --config=configs/demo.py --workdir=runs/demo [--mode=train|eval] [--config.key=value ...]
 python -m rrsr_jax.main --config=configs/table2.py:masa --workdir=runs/masa  # a row of a file that has several
 python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]  # the config in its newest checkpoint
+python -m rrsr_jax.main ... --distributed [--coordinator=HOST:PORT --processes=N --process=I]  # one of several processes
 """
 
 import logging as python_logging
 import pathlib
 import re
+import socket
 import sys
 
 import jax
@@ -26,7 +28,16 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, logs, results.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train (or go on) and evaluate, or evaluate only.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a pod or cluster job first.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other processes of the run first. Within a job of SLURM, Open MPI or a TPU pod, that is all.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT where process 0 listens, the same for all processes."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes the run has.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, counted from 0.", lower_bound=0)
 flags.mark_flag_as_required("workdir")
 flags.register_validator(
     "config", lambda config: config is not None, "a file is needed (but with --mode=eval and a checkpoint in --workdir)"
@@ -43,11 +54,57 @@ def main(argv: list[str]) -> None:
     kernels = python_logging.getLogger("kernels")
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
     compilation_cache.use()
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
     with exit_on_error():
+        join(_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         run(_CONFIG.value, str(_WORKDIR.value))
+
+
+def join(distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Connects this process with the others of a run (`jax.distributed`); alone without `distributed`.
+
+    Without the other three arguments it asks the scheduler, with them it asks nobody. It waits for the others; if one of them is
+    not there within five minutes, JAX aborts the process.
+
+    Raises:
+      InputError: flags that do not belong together, no scheduler to ask, or a port that is taken.
+    """
+    values = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    given = [name for name, value in values.items() if value is not None]
+    missing = [name for name in values if name not in given]
+    if not distributed:
+        if given:
+            raise InputError(
+                f"{', '.join(given)}: only with --distributed; add it, or leave them out to run one process"
+            )
+        return
+    if not given:
+        try:
+            return jax.distributed.initialize()
+        except ValueError as error:  # JAX found no scheduler
+            raise InputError(
+                f"--distributed: a job of SLURM, Open MPI or a TPU pod expected, found none ({error}); start the processes "
+                "yourself, each with --coordinator=HOST:PORT --processes=N --process=I"
+            ) from error
+    if coordinator is None or processes is None or process is None:
+        raise InputError(f"--coordinator, --processes and --process belong together; add {', '.join(missing)}")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(f"--coordinator: HOST:PORT of process 0 expected, such as 10.0.0.1:8476, got {coordinator}")
+    if process >= processes:
+        raise InputError(f"--process: 0 to {processes - 1} expected, as --processes={processes}, got {process}")
+    if process == 0:
+        try:
+            socket.create_server(("", int(port))).close()
+        except OSError as error:  # JAX crashes there
+            raise InputError(
+                f"--coordinator={coordinator}: process 0 cannot listen ({error}); choose another port"
+            ) from error
+    print(
+        f"process {process} of {processes}: waiting for all of them at {coordinator}, five minutes at most",
+        file=sys.stderr,
+    )
+    jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate")
 
 
 class _ToLog(python_logging.Handler):

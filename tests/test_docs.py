@@ -33,6 +33,9 @@ PROGRAMS = (
     "pyright",
     "pytest",
     "launch/",
+    "sbatch",
+    "docker",
+    "kubectl",
 )  # inline code may begin with one
 
 CI = ".ci/run"
@@ -43,7 +46,10 @@ EQUAL_TIME = "tests/experiments/test_table.py::test_the_same_minutes_for_all"
 BENCHMARK = "tests/experiments/test_bench.py::test_all_parts_of_the_benchmark"
 FETCH = "tests/weights/test_download.py::test_command"
 IMPORT_AND_EXPORT = "tests/weights/test_weights.py::test_command"
+SCALE = "tests/experiments/test_scale.py::"
 SCRIPTS = "tests/test_scripts.py::"
+TWO_PROCESSES = f"{SCRIPTS}test_two_processes_on_this_machine"
+IMAGE = f"{SCRIPTS}test_the_image_starts_the_program"
 MAIN = "python -m rrsr_jax.main"
 PREPARE = "python -m rrsr_jax.data.prepare"
 WEIGHTS = "python -m rrsr_jax.weights"
@@ -91,8 +97,18 @@ RUN_BY = {
     f"{MAIN} --mode=eval --config=configs/cufed5.py --workdir=runs/bicubic --config.eval.references=bicubic": (
         "tests/evaluation/test_report.py::test_bicubic_alone_needs_no_model"
     ),
-    "launch/train.sh configs/cufed5.py runs/cufed5": f"{SCRIPTS}test_training_on_one_machine",
-    "launch/pod.sh configs/cufed5.py runs/cufed5": f"{SCRIPTS}test_training_as_two_tasks_of_a_job",
+    "launch/local.sh 2 configs/demo.py runs/two": TWO_PROCESSES,
+    f"{MAIN} --config=configs/cufed5.py --workdir=/nfs/runs/cufed5 --config.batch_size=16 --distributed "
+    "--coordinator=10.0.0.1:8476 --processes=2 --process=0": TWO_PROCESSES,
+    "sbatch launch/slurm.sbatch configs/cufed5.py runs/cufed5 --config.batch_size=16": f"{SCRIPTS}test_a_job_of_two_tasks",
+    "launch/tpu_pod.sh configs/cufed5.py /nfs/runs/cufed5 --config.batch_size=16": (
+        f"{SCRIPTS}test_all_workers_of_a_tpu_pod"
+    ),
+    "docker build --tag=rrsr_jax:cuda12 .": IMAGE,
+    "docker build --tag=rrsr_jax:tpu --build-arg=DEVICE=tpu .": IMAGE,
+    "kubectl apply --selector=variant=gpu --filename=launch/gke_jobset.yaml": (
+        f"{SCRIPTS}test_the_job_sets_fit_kubernetes_and_the_program"
+    ),
     "python -m tests.kill --config=configs/demo.py --times=10": f"{SCRIPTS}test_kills",
     f"{WEIGHTS} fetch vgg16": FETCH,
     f"{WEIGHTS} fetch vgg19": FETCH,
@@ -120,6 +136,8 @@ RUN_BY = {
     f"{TABLE} --configs configs/fig5b.py --workdir=runs/fig5b {LIST_WEIGHTS}": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/ablations.py --workdir=runs/ablations --minutes=7 --seeds=2": (EQUAL_TIME, CONFIGS),
     "python -m rrsr_jax.experiments.costs": CI,
+    "python -m rrsr_jax.experiments.scale --devices 2 4": f"{SCALE}test_command_on_two_and_four_devices",
+    "python -m rrsr_jax.experiments.scale --topology v5e:2x4 --dtype float32": f"{SCALE}test_command_for_a_topology",
     "python -m rrsr_jax.experiments.figures --workdir=runs/demo": CI,
     "python -m rrsr_jax.experiments.figures --workdir=runs/demo --lr=SMALL.png --ref=SHARP.png": (
         "tests/experiments/test_figures.py::test_images_of_ones_own"
@@ -201,7 +219,7 @@ def check_main(command):
     for flag in command.flags() - {"--config", *(f"--config.{o.partition('=')[0]}" for o in overrides)}:
         name = flag.removeprefix("--")
         assert flags.FLAGS.find_module_defining_flag(name) == main.__name__, flag
-        (value,) = command.values(flag)
+        (value,) = command.values(flag) or ["true"]
         flags.FLAGS[name].parser.parse(value)
     assert all(argument.startswith("--") for argument in command.arguments)
 
@@ -242,10 +260,17 @@ def test_commands_are_accepted_by_their_programs(line, monkeypatch):
                 runs.plan(options.configs, pathlib.Path(options.workdir), options.set, options.seeds)
             if command.program == "tests.kill":
                 config_files.check(options[0].config)
-        elif "/" in command.program:
-            assert (ROOT / command.program).is_file()
-            if command.program.startswith("launch/"):
-                config_files.check(command.arguments[0])
+        elif "/" in command.program or command.program == "sbatch":
+            script = command.arguments[0] if command.program == "sbatch" else command.program
+            assert (ROOT / script).is_file()
+            if script.startswith("launch/"):
+                (config,) = (argument for argument in command.arguments if argument.startswith("configs/"))
+                config_files.check(config)
+        elif command.program == "docker":
+            options = [value.partition("=")[0] for value in command.values("--build-arg")]
+            assert all(f"\nARG {option}=" in (ROOT / "Dockerfile").read_text() for option in options)
+        elif command.program == "kubectl":
+            assert all((ROOT / name).is_file() for name in command.values("--filename"))
         elif command.program == "pip":
             setup = configparser.ConfigParser()
             setup.read(ROOT / "setup.cfg")

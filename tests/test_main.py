@@ -1,13 +1,17 @@
 """The command line: interruption and resumption, bad flags, a full disk."""
 
+import os
 import pathlib
 import signal
+import socket
 import time
 
 import jax
 import numpy as np
 import pytest
 
+from rrsr_jax import main
+from rrsr_jax.errors import InputError
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import has_checkpoint
 from tests.helpers import ROOT, finish, lines
@@ -84,6 +88,8 @@ def test_a_command_without_config_or_checkpoint(command, tmp_path, arguments, me
         (["--config.batch_size=three"], "three"),
         (["--config.model.featurs=3"], "features"),
         (["--mode=test"], "train|eval"),
+        (["--distributed", "--coordinator=127.0.0.1:8476", "--process=2"], "error: --coordinator, --processes and"),
+        (["--processes=0"], "--processes=0"),
         (["--config.model.name=vdsr"], "config.model.name: one of rrsr, c2_matching, "),
         (["--config.model.name=edsr"], "config.model: edsr has no alignments, "),
     ],
@@ -94,6 +100,40 @@ def test_wrong_command_lines(command, tmp_path, arguments, message):
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+HERE = "127.0.0.1:8476"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((False, HERE, None, 1), "--coordinator, --process: only with --distributed"),
+        (
+            (True, HERE, None, None),
+            "--coordinator, --processes and --process belong together; add --processes, --process",
+        ),
+        ((True, None, 2, 0), "belong together; add --coordinator"),
+        ((True, "127.0.0.1", 2, 0), "--coordinator: HOST:PORT of process 0 expected, such as .*, got 127.0.0.1"),
+        ((True, "host:port", 2, 0), "got host:port"),
+        ((True, HERE, 2, 2), "--process: 0 to 1 expected, as --processes=2, got 2"),
+        ((True, None, None, None), "--distributed: a job of SLURM, Open MPI or a TPU pod expected, found none"),
+    ],
+)
+def test_wrong_ways_to_join_other_processes(flags, message, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR"))]:
+        monkeypatch.delenv(name)
+    with pytest.raises(InputError, match=message):
+        main.join(*flags)
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            InputError, match=rf"--coordinator=127.0.0.1:{port}: process 0 cannot listen .*another port"
+        ):
+            main.join(True, f"127.0.0.1:{port}", 2, 0)
 
 
 def test_the_paper_run_without_its_data(command, tmp_path):

@@ -2,16 +2,23 @@
 
 import json
 import os
+import pathlib
 import random
 import re
 import runpy
+import signal
+import socket
 import subprocess
 import sys
+import time
 
+import kubernetes_validate
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from rrsr_jax import config_files
 from tests.helpers import ROOT, lines
 
 # Small and quick to compile; a file, because the scripts start processes.
@@ -35,13 +42,13 @@ def config(tmp_path_factory):
     return path
 
 
-def start(*call, **environment):
-    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path} | environment
+def start(*call, folder="", cwd=ROOT, **environment):
+    """A process; programs in `folder` come before others."""
+    path = f"{folder}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     return subprocess.Popen(
         list(map(str, call)),
-        cwd=ROOT,
-        env=environment,
+        cwd=cwd,
+        env=os.environ | {"PATH": path} | {name: str(value) for name, value in environment.items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -61,23 +68,136 @@ def test_the_figure_of_the_warp(tmp_path, monkeypatch):
         assert np.abs(np.asarray(drawn, float) - np.asarray(kept, float)).mean() < 2
 
 
-def test_training_on_one_machine(config, tmp_path):
-    finish(start("launch/train.sh", config, tmp_path / "run", "--config.steps=2"))
-    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
-    assert json.loads((tmp_path / "run/results.json").read_text())["step"] == 2
+def fake(folder, name, script):
+    """A program in place of one that only a cluster has."""
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{script}")
+    (folder / name).chmod(0o755)
 
 
-def test_training_as_two_tasks_of_a_job(config, tmp_path):
-    """The environment is that of SLURM; the two processes share a batch, and one of them writes."""
-    job = {"SLURM_JOB_ID": str(random.randrange(4096)), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-    tasks = [
-        start("launch/pod.sh", config, tmp_path / "run", "--config.steps=2", SLURM_PROCID=n, SLURM_LOCALID=n, **job)
-        for n in "01"
+def free_port():
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
+def check_two_processes(output, workdir):
+    """They share each batch, and one of them writes."""
+    assert "on 2 cpu device(s)" in output
+    assert [line["step"] for line in lines(workdir)] == [1, 2]
+    assert json.loads((workdir / "results.json").read_text())["step"] == 2
+
+
+def test_two_processes_on_this_machine(config, tmp_path):
+    run = "launch/local.sh", 2, config, tmp_path / "run", "--config.steps=2", "--config.model.features=(4, 4)"
+    output = finish(start(*run, PORT=free_port()))
+    assert "process 1 of 2: waiting for all of them" in output
+    check_two_processes(output, tmp_path / "run")
+    assert json.loads((tmp_path / "run/config.json").read_text())["model"]["features"] == [4, 4]
+
+
+def test_the_processes_of_this_machine_end_together(config, tmp_path):
+    process = start("launch/local.sh", 2, config, tmp_path, "--config.steps=100000", PORT=free_port())
+    while len(lines(tmp_path)) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert f"stopped and saved at step {lines(tmp_path)[-1]['step']}" in output
+    process = start("launch/local.sh", 2, config, tmp_path, PORT=free_port())
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(pids := children.read_text().split()) < 2:
+        time.sleep(0.01)
+    os.kill(int(pids[1]), signal.SIGKILL)
+    process.communicate(timeout=60)  # JAX waits longer
+    assert process.returncode == 128 + signal.SIGKILL
+
+
+def test_a_job_of_two_tasks(config, tmp_path):
+    """`srun` starts them with the environment of SLURM."""
+    task = "SLURM_PROCID=$n SLURM_LOCALID=$n SLURM_NTASKS=2 SLURM_STEP_NODELIST=localhost"
+    fake(tmp_path, "srun", f'for n in 0 1; do {task} "$@" & done\nwait %1 && wait %2\n')
+    run = "launch/slurm.sbatch", config, tmp_path / "run", "--config.steps=2"
+    output = finish(start(*run, folder=tmp_path, SLURM_JOB_ID=random.randrange(4096)))
+    check_two_processes(output, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("number", "queued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_a_job_whose_time_ends_is_queued_again(tmp_path, number, queued):
+    """A preempted one is queued by SLURM. In both cases the script waits until the tasks have saved."""
+    fake(tmp_path, "srun", "trap 'sleep 0.5; echo saved; exit' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n")
+    fake(tmp_path, "scancel", 'echo scancel "$@"\nkill "$(< pid)"\n')
+    fake(tmp_path, "scontrol", 'echo scontrol "$@"\n')
+    job = start(ROOT / "launch/slurm.sbatch", "CONFIG", "WORKDIR", folder=tmp_path, cwd=tmp_path, SLURM_JOB_ID=7)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.01)
+    job.send_signal(number)
+    if not queued:  # SLURM sends it to the tasks, too
+        os.kill(int((tmp_path / "pid").read_text()), number)
+    said = finish(job).splitlines()
+    assert said == (["scancel --signal=TERM 7", "saved", "scontrol requeue 7"] if queued else ["saved"])
+
+
+@pytest.mark.parametrize(("tasks", "shown"), [(1, "0,1,2,3"), (4, "none")])
+def test_one_task_a_node_has_all_its_gpus(tmp_path, tasks, shown):
+    fake(tmp_path, "srun", "echo ${JAX_LOCAL_DEVICE_IDS:-none}\n")
+    job = dict(SLURM_JOB_ID=7, SLURM_GPUS_ON_NODE=4, SLURM_NTASKS_PER_NODE=tasks)
+    assert finish(start("launch/slurm.sbatch", "CONFIG", "WORKDIR", folder=tmp_path, **job)).split() == [shown]
+
+
+def test_all_workers_of_a_tpu_pod(tmp_path):
+    """Arguments come through the shells in between as they are."""
+    fake(tmp_path, "gcloud", 'echo "${@:1:7}"\ncd "$HOME"\nexec bash -c "${8#--command=}"\n')
+    (tmp_path / "my project/.venv/bin").mkdir(parents=True)
+    fake(tmp_path / "my project/.venv/bin", "python", 'echo "$PWD"\nprintf "%s\\n" "$@"\n')
+    where = dict(TPU="pod", ZONE="zone", FOLDER="my project", HOME=tmp_path)
+    run = "launch/tpu_pod.sh", "configs/demo.py", "/nfs/a run", "--config.model.blocks=(1, 2)"
+    said = finish(start(*run, folder=tmp_path, **where)).splitlines()
+    assert said == [
+        "compute tpus tpu-vm ssh pod --zone=zone --worker=all",
+        f"{tmp_path}/my project",
+        *("-m", "rrsr_jax.main", "--config=configs/demo.py", "--workdir=/nfs/a run", "--config.model.blocks=(1, 2)"),
+        "--distributed",
     ]
-    outputs = [finish(task) for task in tasks]
-    assert "on 2 cpu device(s)" in outputs[0]
-    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
-    assert json.loads((tmp_path / "run/results.json").read_text())["step"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+def test_the_job_sets_fit_kubernetes_and_the_program():
+    """The parts that are Kubernetes' own, by its schemas; what JobSet adds, by name; the arguments, by the program."""
+    tpu, gpu = yaml.safe_load_all((ROOT / "launch/gke_jobset.yaml").read_text())
+    for job_set in (tpu, gpu):
+        assert (job_set["apiVersion"], job_set["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+        assert set(job_set) == {"apiVersion", "kind", "metadata", "spec"}
+        assert set(job_set["spec"]) <= {"failurePolicy", "network", "replicatedJobs"}
+        (workers,) = job_set["spec"]["replicatedJobs"]
+        assert set(workers) == {"name", "replicas", "template"}
+        assert set(workers["template"]) == {"spec"}
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": job_set["metadata"], **workers["template"]}
+        kubernetes_validate.validate(job, "1.30", strict=True)
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        command = dict(argument.removeprefix("--").partition("=")[::2] for argument in container["args"])
+        overrides = [argument.removeprefix("--config.") for argument in container["args"] if "--config." in argument]
+        config = config_files.load(str(ROOT / command["config"]), overrides)
+        hosts, (devices,) = job["spec"]["parallelism"], container["resources"]["limits"].values()
+        assert job["spec"]["completions"] == hosts
+        assert config.batch_size % (hosts * devices) == 0
+        given = {"config", "workdir", "distributed"} | (
+            {"coordinator", "processes", "process"} if job_set is gpu else set()
+        )
+        assert {name for name in command if not name.startswith("config.")} == given
+    assert command["processes"] == str(hosts)
+    name = gpu["metadata"]["name"]
+    assert command["coordinator"].startswith(f"{name}-{workers['name']}-0-0.{name}:")
+    assert command["process"] == f"$({container['env'][0]['name']})"
+
+
+def test_the_image_starts_the_program():
+    """Its folders are there, and the job sets use its names."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    assert f"ENTRYPOINT {json.dumps(['python', '-m', 'rrsr_jax.main'])}" in lines
+    tags = {tag for line in lines for tag in re.findall(r"--tag=(\S+)", line)}
+    images = set(re.findall(r"image: (\S+)", (ROOT / "launch/gke_jobset.yaml").read_text()))
+    assert images == tags == {"rrsr_jax:cuda12", "rrsr_jax:tpu"}
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert not {"rrsr_jax", "kernels", "configs", "setup.cfg", "pyproject.toml", "README.md"} & set(ignored)
 
 
 def test_kills(config, tmp_path):

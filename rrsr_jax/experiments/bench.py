@@ -50,7 +50,7 @@ def published_config() -> ConfigDict:
     c.adam_betas = (0.9, 0.999)
     c.learning_rates = ConfigDict(dict(default=1e-4, vgg=0.0, correspondence=0.0))
     c.schedule, c.decay_steps, c.decay_factor = "steps", (72_545, 211_040), 0.1
-    c.ema_decay = 0.0
+    c.accumulate, c.ema_decay = 1, 0.0
     c.data = ConfigDict(
         dict(
             name="cufed",

@@ -39,7 +39,17 @@ from rrsr_jax.workdir.checkpoints import check_same_run
 from rrsr_jax.workdir.files import write_atomically
 
 # The fields of a config that the time of a training step depends on.
-TIMED_FIELDS = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay", "stage", "discriminator")
+TIMED_FIELDS = (
+    "model",
+    "data",
+    "batch_size",
+    "accumulate",
+    "loss",
+    "learning_rates",
+    "ema_decay",
+    "stage",
+    "discriminator",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

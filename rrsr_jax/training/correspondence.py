@@ -33,7 +33,7 @@ def contrastive_terms(
     teacher: Mapping[str, Any] | None,
     batch: Mapping[str, jax.Array],
     weights: Mapping[str, float],
-    axis_name: str | None = None,
+    whole: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
     """The terms of weight above zero of `triplet`, `info_nce` and, with a teacher, `distillation`.
 
@@ -43,21 +43,29 @@ def contrastive_terms(
       teacher: parameters of its teacher; None for a teacher. A student's first branch sees the upsampled `lr`, a teacher's `hr`.
       batch: `lr`, `hr`, `warped` and `homography`, see `transforms.WarpedPair`.
       weights: by term.
-      axis_name: of the devices that share the batch, if any.
+      whole: the batch of this device, if `batch` is a share of it and devices share the step (`DATA_AXIS`).
     """
+
+    def number(**place):
+        """How many images of a share count, in the mean."""
+        if whole is None:
+            return None
+        _, inside = correspondences(whole["homography"], *hr.shape[1:3], **place)
+        return jax.lax.pmean(losses.sufficient(inside).mean(), DATA_AXIS) * len(hr)
+
     hr, warped = batch["hr"], batch["warped"]
     position, inside = correspondences(batch["homography"], *hr.shape[1:3])
     target = jnp.where(inside[..., None], jnp.round(position), 0).astype(jnp.int32)
     pair = descriptors(net, params, hr if teacher is None else bicubic_upsample(batch["lr"]), warped)
     terms = {}
     if weights["triplet"]:
-        terms["triplet"] = losses.triplet(*pair, target, inside, axis_name=axis_name)
+        terms["triplet"] = losses.triplet(*pair, target, inside, number=number())
     if weights["info_nce"]:
         middle, inside_middle = correspondences(batch["homography"], *hr.shape[1:3], place=CELL_MIDDLE)
-        terms["info_nce"] = losses.info_nce(*pair, middle, inside_middle, axis_name=axis_name)
+        terms["info_nce"] = losses.info_nce(*pair, middle, inside_middle, number=number(place=CELL_MIDDLE))
     if teacher is not None and weights["distillation"]:
         shown = jax.lax.stop_gradient(descriptors(net, teacher, hr, warped))
-        terms["distillation"] = losses.distillation(pair, shown, target, inside, axis_name=axis_name)
+        terms["distillation"] = losses.distillation(pair, shown, target, inside, number=number())
     return terms
 
 
@@ -65,8 +73,8 @@ def make_matcher_step(net: nn.Module, config: ConfigDict, mesh: Mesh) -> Step:
     """The compiled step of the stages teacher and student; see `step.minimise`."""
     weights = config.loss.to_dict()
 
-    def terms(params, frozen, batch):
-        return contrastive_terms(net, params, frozen.get("teacher"), batch, weights, axis_name=DATA_AXIS)
+    def terms(params, frozen, batch, whole):
+        return contrastive_terms(net, params, frozen.get("teacher"), batch, weights, whole)
 
     return minimise(terms, config, mesh)
 

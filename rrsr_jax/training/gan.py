@@ -31,6 +31,7 @@ from rrsr_jax.training.step import (
     split,
     split_discriminator,
     update,
+    vjp_in_pieces,
 )
 from rrsr_jax.training.super_resolution import SuperResolution, model_params
 from rrsr_jax.workdir.state import TrainState
@@ -42,8 +43,7 @@ class Gan(SuperResolution):
     def __init__(self, config: ConfigDict, mesh: Mesh):
         """See `Stage`."""
         super().__init__(config, mesh)
-        self._pixel_step = make_gan_step(self.model, config, mesh, judged=False)
-        self._full_step = make_gan_step(self.model, config, mesh, judged=True)
+        self._full_step = make_gan_step(self.model, config, mesh)
 
     def random_state(self, key: jax.Array) -> TrainState:
         """See `Stage`."""
@@ -74,7 +74,7 @@ class Gan(SuperResolution):
 
     def step(self, number: int) -> Step:
         """The step of the -rec stage before `config.pixel_steps`, then the full one; see `make_gan_step`."""
-        return self._full_step if number >= self.config.pixel_steps else self._pixel_step
+        return self._full_step if number >= self.config.pixel_steps else super().step(number)
 
 
 def gan_parts(config: ConfigDict, source: TrainState | None = None) -> dict[str, Any]:
@@ -108,45 +108,41 @@ def _random_discriminator(config: ConfigDict, key: jax.Array) -> dict[str, Any]:
     return {"discriminator": variables["params"], "statistics": variables["batch_stats"]}
 
 
-def make_gan_step(model: nn.Module, config: ConfigDict, mesh: Mesh, judged: bool = True) -> Step:
+def make_gan_step(model: nn.Module, config: ConfigDict, mesh: Mesh) -> Step:
     """The compiled step of the GAN stage.
 
-      1. Both passes of the generator, once.
+      1. Both passes of the generator, once; with `config.accumulate` above 1, once more for the gradient.
       2. The discriminator is updated on the real and the generated images of the batch, with the gradient penalty between them.
       3. The generator is updated on the pixel terms of both passes, and on the perceptual term and the updated discriminator's
          verdict on `sr` alone.
-
-    Without `judged` it leaves the discriminator and the perceptual term out, and is the step of the -rec stage.
 
     Metrics, unweighted: `rec`, `rtrr`, `perceptual`, `adversarial`; `loss`, their weighted sum; `grad_norm` of the generator;
     `real` and `fake`, the discriminator's mean verdicts, and `penalty`; `largest_gradient`, of both networks; `finite`.
     Results do not depend on how many devices share a batch.
     """
-    return compile_step(functools.partial(_step, model, config, judged), mesh)
+    return compile_step(functools.partial(_step, model, config), mesh)
 
 
-def _step(model, config, judged: bool, state: TrainState, batch):
+def _step(model, config, state: TrainState, batch):
     weights = config.loss.to_dict()
     rates = parameter_rates(state.generator, config.learning_rates)
     trained, fixed = split(state.generator, rates)
 
-    def generate(trained):
-        return passes(functools.partial(model.apply, {"params": merge(trained, fixed)}), batch, weights)
+    def generate(trained, piece):
+        return passes(functools.partial(model.apply, {"params": merge(trained, fixed)}), piece, weights)
 
-    images, pull_back = jax.vjp(generate, trained)
+    images, pull_back = vjp_in_pieces(generate, trained, batch, config.accumulate)
     verdict, judge_gradient = {}, {}
-    if judged and state.discriminator:
+    if state.discriminator:
         state, verdict, judge_gradient = _update_discriminator(state, images["sr"], batch["hr"], config)
 
     def loss(images):
-        terms = pixel_terms(images, batch, weights)
-        if judged:
-            terms |= _judged_terms(state, images["sr"], batch["hr"], config)
+        terms = pixel_terms(images, batch, weights) | _judged_terms(state, images["sr"], batch["hr"], config)
         total = sum(weights[name] * value for name, value in terms.items())
         return total, terms | {"loss": total}
 
     cotangent, metrics = jax.grad(loss, has_aux=True)(images)
-    gradient, metrics = jax.lax.pmean((pull_back(cotangent)[0], metrics | verdict), DATA_AXIS)
+    gradient, metrics = jax.lax.pmean((pull_back(cotangent), metrics | verdict), DATA_AXIS)
     metrics["grad_norm"] = optax.tree.norm(gradient)
     metrics["largest_gradient"] = largest_gradient({**gradient, **judge_gradient}, state)
     trained, opt_state, ema = update(gradient, trained, state, config, rates)

@@ -47,7 +47,7 @@ def triplet(
     margin: float = 1.0,
     safe_radius: int = 4,
     fewest: int = 128,
-    axis_name: str | None = None,
+    number: jax.Array | None = None,
 ) -> jax.Array:
     """Hinge loss of corresponding descriptors against their hardest negatives: mean of max(0, margin + d_pos - d_neg).
 
@@ -61,7 +61,7 @@ def triplet(
       margin: see above.
       safe_radius: in cells, in the larger of y and x.
       fewest: images with fewer positions in use are left out.
-      axis_name: of the devices that share the batch, if any; see `_mean_of_sufficient`.
+      number: of images that are not left out, where these are a share of a batch; see `_mean_of_sufficient`.
 
     Returns:
       The mean over positions, then over images; 0 without any image.
@@ -77,7 +77,7 @@ def triplet(
         hinge = jnp.maximum(margin + positive - jnp.minimum(in_second, in_first), 0)
         return jnp.where(used, hinge, 0).sum() / jnp.maximum(used.sum(), 1)
 
-    return _mean_of_sufficient(jax.vmap(one)(first, second, target, used), used, fewest, axis_name)
+    return _mean_of_sufficient(jax.vmap(one)(first, second, target, used), used, fewest, number)
 
 
 def distillation(
@@ -87,13 +87,13 @@ def distillation(
     used: jax.Array,
     temperature: float = 0.15,
     fewest: int = 128,
-    axis_name: str | None = None,
+    number: jax.Array | None = None,
 ) -> jax.Array:
     """KL divergence of the student's correlations from the teacher's, each position of the first image with those of the second.
 
     Args:
       student, teacher: descriptors of the first and the second image, (N, h, w, C) each, of unit length.
-      target, used, fewest, axis_name: see `triplet`.
+      target, used, fewest, number: see `triplet`.
       temperature: divides correlations before the softmax.
 
     Returns:
@@ -112,7 +112,7 @@ def distillation(
         divergence = jnp.where(columns, jnp.exp(p) * (p - q), 0).sum(1)
         return jnp.where(used, divergence, 0).sum() / jnp.maximum(used.sum(), 1)
 
-    return _mean_of_sufficient(jax.vmap(one)(student, teacher, target, used), used, fewest, axis_name)
+    return _mean_of_sufficient(jax.vmap(one)(student, teacher, target, used), used, fewest, number)
 
 
 def info_nce(
@@ -122,7 +122,7 @@ def info_nce(
     used: jax.Array,
     temperature: float = 0.07,
     fewest: int = 128,
-    axis_name: str | None = None,
+    number: jax.Array | None = None,
 ) -> jax.Array:
     """Cross-entropy of finding the correspondence of a descriptor among all others (InfoNCE, van den Oord et al. 2018).
 
@@ -132,7 +132,7 @@ def info_nce(
     Args:
       first, second: (N, h, w, C) descriptors of unit length.
       position: (N, h, w, 2), (y, x) in cells of `second` that each cell of `first` corresponds to.
-      used, fewest, axis_name: see `triplet`.
+      used, fewest, number: see `triplet`.
       temperature: divides correlations before the softmax.
 
     Returns:
@@ -148,7 +148,7 @@ def info_nce(
         found = sum(jnp.diagonal(log) for log in both) / 2
         return -jnp.where(used, found, 0).sum() / jnp.maximum(used.sum(), 1)
 
-    return _mean_of_sufficient(jax.vmap(one)(first, second, position, used), used, fewest, axis_name)
+    return _mean_of_sufficient(jax.vmap(one)(first, second, position, used), used, fewest, number)
 
 
 def _root(squares: jax.Array) -> jax.Array:
@@ -180,14 +180,17 @@ def _beyond(a: jax.Array, b: jax.Array, radius: int) -> jax.Array:
     return jnp.abs(a[:, None] - b[None]).max(-1) > radius
 
 
-def _mean_of_sufficient(values: jax.Array, used: jax.Array, fewest: int, axis_name: str | None) -> jax.Array:
-    """Mean over the images with at least `fewest` positions in use; 0 if there are none.
+def sufficient(used: jax.Array, fewest: int = 128) -> jax.Array:
+    """Which images have at least `fewest` positions in use: (N,) of (N, h, w)."""
+    return used.sum((1, 2)) >= fewest
 
-    Where devices share the batch, each divides by the mean number of such images per device: the mean of what the devices
-    return is then the mean over the images of the whole batch, however they are shared out.
+
+def _mean_of_sufficient(values: jax.Array, used: jax.Array, fewest: int, number: jax.Array | None) -> jax.Array:
+    """Mean over the images that are `sufficient`; 0 if there are none.
+
+    Where a batch has several shares, each divides by `number`, the mean number of such images in a share: the mean over the
+    shares is then the mean over the images of the whole batch, however they are shared out.
     """
-    sufficient = used.sum((1, 2)) >= fewest
-    number = sufficient.sum().astype(values.dtype)
-    if axis_name is not None:
-        number = jax.lax.pmean(number, axis_name)
-    return jnp.where(sufficient, values, 0).sum() / jnp.where(number > 0, number, 1)
+    counted = sufficient(used, fewest)
+    number = counted.sum() if number is None else number
+    return jnp.where(counted, values, 0).sum() / jnp.where(number > 0, number, 1)

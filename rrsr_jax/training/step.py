@@ -18,8 +18,9 @@ from rrsr_jax.workdir.state import TrainState, parameter_names
 
 DATA_AXIS = "data"
 
+Batch = Mapping[str, jax.Array]
 # (state, batch) -> (state, metrics).
-Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -157,22 +158,25 @@ def make_train_step(model: nn.Module, config: ConfigDict, mesh: Mesh) -> Step:
     """The compiled step of the -rec stage; see `minimise`."""
     weights = config.loss.to_dict()
 
-    def terms(params, frozen, batch):
+    def terms(params, frozen, batch, whole):
         return reciprocal_terms(functools.partial(model.apply, {"params": params}), batch, weights)
 
     return minimise(terms, config, mesh)
 
 
 def minimise(
-    terms: Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, jax.Array]], dict[str, jax.Array]],
+    terms: Callable[[Mapping[str, Any], Mapping[str, Any], Batch, Batch], dict[str, jax.Array]],
     config: ConfigDict,
     mesh: Mesh,
 ) -> Step:
     """The compiled step that minimises the sum of `terms`, weighted by `config.loss`.
 
+    With `config.accumulate` above 1, a device takes its images in so many pieces, one after another, with the memory of one.
+
     Args:
-      terms: function of the generator's parameters, `TrainState.frozen` and the batch. Terms that `config.loss` does not name
-        are metrics.
+      terms: function of the generator's parameters, `TrainState.frozen`, the piece of the batch and the whole batch of this
+        device; the mean of each term over pieces and devices is that of the whole batch. Terms that `config.loss` does not
+        name are metrics.
       config: of the run.
       mesh: of its devices.
 
@@ -186,12 +190,12 @@ def minimise(
         rates = parameter_rates(state.generator, config.learning_rates)
         trained, fixed = split(state.generator, rates)
 
-        def loss(trained):
-            values = terms(merge(trained, fixed), state.frozen, batch)
+        def loss(trained, piece):
+            values = terms(merge(trained, fixed), state.frozen, piece, batch)
             total = sum(weights[name] * value for name, value in values.items() if name in weights)
             return total, values | {"loss": total}
 
-        gradient, metrics = jax.lax.pmean(jax.grad(loss, has_aux=True)(trained), DATA_AXIS)
+        gradient, metrics = jax.lax.pmean(gradient_in_pieces(loss, trained, batch, config.accumulate), DATA_AXIS)
         trained, opt_state, ema = update(gradient, trained, state, config, rates)
         metrics |= {"grad_norm": optax.tree.norm(gradient), "largest_gradient": largest_gradient(gradient, state)}
         moved = {
@@ -202,6 +206,54 @@ def minimise(
         return state.replace(step=state.step + 1, **moved), metrics
 
     return compile_step(step, mesh)
+
+
+def in_pieces(arrays: Any, pieces: int) -> Any:
+    """Each array (N, ...) as (pieces, N / pieces, ...)."""
+    return jax.tree.map(lambda a: a.reshape(pieces, -1, *a.shape[1:]), arrays)
+
+
+def gradient_in_pieces(
+    loss: Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]], params: Any, batch: Batch, pieces: int
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Gradient of `loss` (of parameters and images, with metrics) and metrics: their means over equal pieces of the batch."""
+    gradient = jax.grad(loss, has_aux=True)
+    if pieces == 1:
+        return gradient(params, batch)
+
+    def add(total, piece):
+        more, metrics = gradient(params, piece)
+        return jax.tree.map(jnp.add, total, more), metrics
+
+    total, metrics = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), in_pieces(batch, pieces))
+    return jax.tree.map(lambda a: a / pieces, total), jax.tree.map(lambda a: a.mean(0), metrics)
+
+
+def vjp_in_pieces(
+    function: Callable[[Any, Batch], Any], params: Any, batch: Batch, pieces: int
+) -> tuple[Any, Callable[[Any], Any]]:
+    """`jax.vjp` of `function` with respect to `params`, for losses that look at a whole batch, such as a batch normalisation.
+
+    Of several pieces nothing is kept but the result; the way back computes each of them again.
+
+    Returns:
+      What `function` makes of all pieces, joined, and the function from its cotangent to the gradient.
+    """
+    if pieces == 1:
+        result, pull_back = jax.vjp(lambda params: function(params, batch), params)
+        return result, lambda cotangent: pull_back(cotangent)[0]
+
+    def pull_back_all(cotangent):
+        def add(total, piece):
+            images, cotangent = piece
+            _, pull_back = jax.vjp(lambda params: function(params, images), params)
+            return jax.tree.map(jnp.add, total, pull_back(cotangent)[0]), None
+
+        parts = in_pieces(batch, pieces), in_pieces(cotangent, pieces)
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)[0]
+
+    result = jax.lax.map(lambda images: function(params, images), in_pieces(batch, pieces))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), result), pull_back_all
 
 
 def update(

@@ -141,10 +141,7 @@ def open_run(
       InputError: whatever would end the run before its first step.
     """
     config_checks.check(config)
-    if config.batch_size % jax.device_count():
-        raise InputError(
-            f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
-        )
+    _check_batch(config.batch_size, config.accumulate, jax.device_count())
     stage = stages.build(config, make_mesh())
     if starts:
         stage.check_sources(planned or {})
@@ -152,6 +149,24 @@ def open_run(
         config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count(), stage.transforms
     )
     return stage, data, stage.abstract_state()
+
+
+def _check_batch(batch_size: int, accumulate: int, devices: int) -> None:
+    """Raises InputError unless all devices get as many images, in equal pieces."""
+    each, rest = divmod(batch_size, devices)
+    if rest:
+        near = " or ".join(str(n * devices) for n in (each, each + 1) if n)
+        fewer = " or ".join(str(n) for n in range(1, devices) if batch_size % n == 0)
+        raise InputError(
+            f"config.batch_size: a multiple of {devices} devices expected, such as {near}, got {batch_size}; "
+            f"{batch_size} images divide among {fewer} of them"
+        )
+    if each % accumulate:
+        fitting = ", ".join(str(n) for n in range(1, each + 1) if each % n == 0)
+        raise InputError(
+            f"config.accumulate: a divisor of the {each} images of a device ({fitting}) expected, got {accumulate}; "
+            f"config.batch_size={batch_size} is that of all {devices} devices and pieces together"
+        )
 
 
 def _to_devices(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Any]]:

@@ -31,7 +31,7 @@ from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intac
 from rrsr_jax.workdir.state import TrainState
 
 # What may differ between a run and its continuation: nothing that changes an update already made.
-_FREE_RUN = ("steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "profile_steps")
+_FREE_RUN = ("steps", "accumulate", "log_every", "image_every", "checkpoint_every", "keep_checkpoints", "profile_steps")
 _FREE = (*_FREE_RUN, "weights", "init_from", "eval")
 _FREE_DATA = ("dir", "threads", "prefetch", "skip_damaged")
 SAME_RESULT = ("deform_conv", "match_tile", "remat")  # fields of a model: where and when it computes, not what

@@ -53,6 +53,16 @@ def check_gan():
     )
 
 
+def check_pieces():
+    """Each of four devices takes its two images one after the other."""
+    images = [batch(8)]
+
+    def start(devices):
+        return test_gan.start(gan_config(accumulate=1 if devices == 1 else 2), devices)
+
+    compare(start, images, 1e-5)
+
+
 def check_correspondence():
     """One of the four images has too few correspondences: its device then has nothing to average."""
     config, net = test_correspondence_stages.stage_config(), test_correspondence_stages.NET
@@ -75,11 +85,11 @@ def test_four_devices_give_the_result_of_one():
     call = [sys.executable, "-m", "tests.training.test_devices"]
     done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=880, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["rec", "gan", "correspondence"]
+    assert done.stdout.split() == ["rec", "gan", "pieces", "correspondence"]
 
 
 if __name__ == "__main__":
     assert jax.device_count() == 4
-    for name, check in (("rec", check_rec), ("gan", check_gan), ("correspondence", check_correspondence)):
+    for check in (check_rec, check_gan, check_pieces, check_correspondence):
         check()
-        print(name)
+        print(check.__name__.removeprefix("check_"))
