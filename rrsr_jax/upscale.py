@@ -37,6 +37,8 @@ from rrsr_jax.inference.jobs import (
     jobs_of_folder,
     reference_files,
 )
+from rrsr_jax.workdir import lock
+from rrsr_jax.workdir.files import inside
 
 if TYPE_CHECKING:
     from rrsr_jax.data.pictures import Picture
@@ -152,56 +154,51 @@ def _upscale_folder(options: argparse.Namespace, open_upscaler: Callable[[], Any
     check_out_folder(options.input, out)
     files, candidates = reference_files(options.ref)
     jobs = jobs_of_folder(options.input, out, options.compare)
+    with lock.only_writer(out / lock.NAME, f"--out={out}"):
+        return _upscale_jobs(jobs, out, files, candidates, options, open_upscaler)
 
+
+def _upscale_jobs(
+    jobs: Sequence[Job],
+    out: pathlib.Path,
+    files: Sequence[pathlib.Path],
+    candidates: Sequence[pathlib.Path],
+    options: argparse.Namespace,
+    open_upscaler: Callable[[], Any],
+) -> bool:
     from rrsr_jax.data.pictures import read_picture
     from rrsr_jax.inference.references import References
     from rrsr_jax.weights import released
 
     common = [__version__, released.fingerprint(options.weights), options.search, *map(digest, [*files, *candidates])]
-    record = Record(out / RECORD)
+    record = Record(inside(out, RECORD))
     keys = {job: hashlib.sha256("".join([digest(job.source), *common]).encode()).hexdigest() for job in jobs}
     finished = {job for job in jobs if not options.force and record.has(job, keys[job])}
     failed: dict[pathlib.Path, str] = {}
     if len(finished) < len(jobs):
         references, upscaler = References(files, candidates), open_upscaler()
         _say(references.notes)
-    with _folder(out):
-        for job in tqdm.tqdm(jobs, unit="photo", disable=not sys.stderr.isatty(), dynamic_ncols=True):
-            if job in finished:
-                continue
-            try:
-                check_file(job.source)
-                picture, force = read_picture(job.source), options.force or record.made(job.out, keys[job])
-                check_outputs(job, picture, [job.source, *files, *candidates], force)
-                text = _upscale(
-                    job, picture, references, upscaler, force, functools.partial(record.add, job, keys[job])
-                )
-            except (InputError, OSError) as error:
-                if _disk_is_full(error):
-                    raise
-                failed[job.source] = str(error)
-                tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
-            else:
-                tqdm.tqdm.write(text, file=sys.stdout)
+    for job in tqdm.tqdm(jobs, unit="photo", disable=not sys.stderr.isatty(), dynamic_ncols=True):
+        if job in finished:
+            continue
+        try:
+            check_file(job.source)
+            picture, force = read_picture(job.source), options.force or record.made(job.out, keys[job])
+            check_outputs(job, picture, [job.source, *files, *candidates], force)
+            text = _upscale(job, picture, references, upscaler, force, functools.partial(record.add, job, keys[job]))
+        except (InputError, OSError) as error:
+            if _disk_is_full(error):
+                raise
+            failed[job.source] = str(error)
+            tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
+        else:
+            tqdm.tqdm.write(text, file=sys.stdout)
     print(f"{out}: {len(jobs) - len(finished) - len(failed)} upscaled")
     if finished:
         print(f"skipped, because finished before: {len(finished)}: {_listed(j.source for j in jobs if j in finished)}")
     if failed:
         print(f"failed: {len(failed)} of {len(jobs)}", *failed.values(), sep="\n  ", file=sys.stderr)
     return not failed
-
-
-@contextlib.contextmanager
-def _folder(path: pathlib.Path) -> Iterator[None]:
-    """While active, the folder is there; if it is new and nothing came into it, it goes."""
-    new = not path.exists()
-    path.mkdir(exist_ok=True)
-    try:
-        yield
-    finally:
-        if new:
-            with contextlib.suppress(OSError):  # something is in it
-                path.rmdir()
 
 
 def _upscale(

@@ -280,10 +280,10 @@ def check_files(photo: str | None, references: Sequence[str], limits: Limits) ->
         raise InputError(f"Up to {limits.references} sharp photos are taken, got {len(references)}: remove some.")
     for path, most in [(photo, limits.megapixels), *((path, limits.reference_megapixels) for path in references)]:
         try:
-            with Image.open(path, formats=tuple(decoding.READ)) as image:  # the header only
+            with Image.open(path, formats=decoding.formats()) as image:  # the header only
                 width, height = image.size
         except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # the reader says what is wrong, and reads more formats
+            continue  # the reader says what is wrong
         if width * height > most * 1e6:
             raise InputError(
                 f"{pathlib.Path(path).name} has {width} x {height} pixels, {width * height / 1e6:.1f} megapixels; "

@@ -7,32 +7,37 @@ Examples are sorted by name. A prepared dataset has a name like `cufed5`, or `cu
 import collections
 import io
 import itertools
-import json
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
-from rrsr_jax.data.folders import Files, Listing, by_name, check_name, images, owner, without_copies
+from rrsr_jax.data import records
+from rrsr_jax.data.folders import Files, Listing, by_name, images, owner, without_copies
 from rrsr_jax.data.images import check_image, resize_bicubic
 from rrsr_jax.data.pictures import read_rgb8
 from rrsr_jax.errors import InputError
+from rrsr_jax.workdir.files import check_name
 
 SMALLEST = 12  # 3x3 pixels at 1x, what matching needs
 SPLIT = "all_images"
-_STORED_AS_THEY_ARE = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # PNG, JPEG
 EXAMPLES_PER_FILE = 2_000
-PREPARATION = "preparation.json"  # beside the records
 
 # Photographs that scikit-image's wheel carries (public domain or CC0).
 EMBEDDED_TRAIN = ("astronaut", "rocket", "hubble_deep_field")
 EMBEDDED_TEST = ("chelsea", "coffee")
+
+
+class _StoredImage(tfds.features.Image):
+    """An image of a record. The library would decode whatever OpenCV knows."""
+
+    def decode_example_np(self, example):
+        return records.decode(example)
 
 
 class ImageFolders(tfds.core.GeneratorBasedBuilder):
@@ -87,9 +92,9 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
             notes.extend(changes)
             if tile and max(image.shape) > tile:
                 notes.append(f"cut into tiles of {tile}")
-                return image, [_png(piece) for piece in tiles(image, tile)]
+                return image, [records.png(piece) for piece in records.tiles(image, tile)]
             raw = path.read_bytes()
-            return image, [io.BytesIO(raw) if not changes and raw.startswith(_STORED_AS_THEY_ARE) else _png(image)]
+            return image, [io.BytesIO(raw) if not changes and records.is_storable(raw) else records.png(image)]
 
         image, pieces = encoded(files.hr, is_input=True)
         refs = []
@@ -99,7 +104,7 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
             if np.array_equal(ref, image):
                 if cls.COUNT is None:
                     raise InputError(
-                        f"{path}: another image than the input expected, got {files.hr} again; replace or remove it"
+                        f"{path}: another image than the input expected, got {files.hr} again; replace it or move it away"
                     )
                 notes.append(f"a reference that is the input itself: {path}")
         if cls.PUBLISHED_REFERENCES not in (None, len(refs)):
@@ -115,7 +120,7 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
         return image, notes
 
     def _info(self):
-        image = tfds.features.Image(shape=(None, None, 3))
+        image = _StoredImage(shape=(None, None, 3))
         features = {"name": tfds.features.Text(), "hr": image, "refs": tfds.features.Sequence(image)}
         return tfds.core.DatasetInfo(
             builder=self,
@@ -163,7 +168,7 @@ class RefPairs(ImageFolders):
             if name_of_input := owner(name, inputs):
                 refs[name_of_input].append(path)
             else:
-                listing.problems.append(f"{path}: no input of that name; rename or remove it")
+                listing.problems.append(f"{path}: no input of that name; rename it or move it away")
         for name, path in sorted(inputs.items()):
             number = len(refs[name])
             if number == 0 or (cls.REFERENCES and number != cls.REFERENCES):
@@ -223,7 +228,9 @@ class Cufed5(ImageFolders):
             if group and member in map(str, cls.MEMBERS):
                 groups[group][int(member)] = path
             else:
-                listing.problems.append(f"{path}: a name like 000_0.png to 000_5.png expected; rename or remove it")
+                listing.problems.append(
+                    f"{path}: a name like 000_0.png to 000_5.png expected; rename it or move it away"
+                )
         for group, members in sorted(groups.items()):
             if missing := [str(i) for i in cls.MEMBERS if i not in members]:
                 listing.problems.append(f"{source / group}_*: no image {', '.join(missing)}")
@@ -283,6 +290,7 @@ class Prepared(Sequence):
       folder: of its files.
       has_references: whether its examples have references.
       written: when it was prepared; tells one preparation from another.
+      fingerprint: tells its images from others, see `records.fingerprint`.
       preparation: what `prepare` noted, see `prepare.prepare`; empty if an older version prepared it.
       sides: the name and the smaller side, in pixels, of each example; empty likewise.
     """
@@ -293,10 +301,11 @@ class Prepared(Sequence):
         Raises:
           InputError: not prepared (says how to), or a record file is missing or cut short.
         """
-        cls, _ = builder_class(name)
-        self.name, self.folder = name, pathlib.Path(data_dir, name, str(cls.VERSION))
+        cls, variant = builder_class(name)
+        self.name, self._data_dir, self.folder = name, data_dir, pathlib.Path(data_dir, name, str(cls.VERSION))
         try:
-            self._records = tfds.builder_from_directory(self.folder).as_data_source(SPLIT)
+            # Not by `tfds.builder_from_directory`, which imports whatever module a file in the folder names.
+            self._records = cls(data_dir, variant).as_data_source(SPLIT)
         except Exception as error:  # the library's own errors, of many kinds
             raise InputError(
                 f"no prepared dataset {name} in {data_dir} (looked for {self.folder}); prepare it: python -m "
@@ -304,13 +313,17 @@ class Prepared(Sequence):
             ) from error
         self.has_references = cls.REFERENCES != 0
         self.written = (self.folder / "dataset_info.json").stat().st_mtime_ns
-        notes = self.folder / PREPARATION
-        self.preparation: dict[str, Any] = json.loads(notes.read_text()) if notes.is_file() else {}
+        self.preparation: dict[str, Any] = records.read_preparation(self.folder)
+        self.fingerprint = records.fingerprint(self.folder, self.preparation)
         self.sides: list[tuple[str, int]] = [(name, side) for name, side in self.preparation.get("sides", ())]
         try:
             self[0]
         except InputError:  # one record, or the whole file?
             self[len(self) - 1]
+
+    def __reduce__(self):
+        """A worker process opens the records itself."""
+        return Prepared, (self.name, self._data_dir)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -322,10 +335,11 @@ class Prepared(Sequence):
             record = self._records[index]
         except Exception as error:  # record readers and image decoders raise what they like
             raise InputError(
-                f"{self.name}: record {index} of {len(self)} in {self.folder} is damaged ({error}); remove that folder and "
-                "prepare the dataset again"
+                f"{self.name}: record {index} of {len(self)} in {self.folder} is damaged ({error}); move that folder away "
+                "and prepare the dataset again, or train without such records: --config.data.skip_damaged=True"
             ) from error
-        return {"name": check_name(record["name"].decode()), "hr": record["hr"], "refs": list(record["refs"])}
+        name = record["name"].decode(errors="backslashreplace")  # check_name refuses a backslash
+        return {"name": check_name(name), "hr": record["hr"], "refs": list(record["refs"])}
 
 
 def embedded_photographs(names: tuple[str, ...], smallest: int) -> list[np.ndarray]:
@@ -333,18 +347,3 @@ def embedded_photographs(names: tuple[str, ...], smallest: int) -> list[np.ndarr
     import skimage.data
 
     return [check_image(getattr(skimage.data, name)(), name, smallest) for name in names]
-
-
-def tiles(image: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Covers an image with the fewest pieces of `side` x `side` pixels, evenly spread; a smaller image gives one piece."""
-    starts = [np.linspace(0, max(0, n - side), max(1, -(-n // side))).round().astype(int) for n in image.shape[:2]]
-    for top in starts[0]:
-        for left in starts[1]:
-            yield image[top : top + side, left : left + side]
-
-
-def _png(image: np.ndarray) -> io.BytesIO:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "png")
-    file.seek(0)
-    return file

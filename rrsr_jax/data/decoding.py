@@ -61,17 +61,22 @@ class Decoded(NamedTuple):
     format: str
 
 
+def formats() -> list[str]:
+    """What Pillow may open, by its names; nowhere is an image opened without naming the formats."""
+    return [*READ, *(["HEIF"] if _heif() else [])]
+
+
 def decode(raw: bytes) -> Decoded:
     """Decodes the content of a file; InputError, which does not name the file, if it is none of `READ` or damaged."""
     with _decoding():
         try:
-            image = Image.open(io.BytesIO(raw), formats=[*READ, *(["HEIF"] if _heif() else [])])
+            image = Image.open(io.BytesIO(raw), formats=formats())
         except Image.UnidentifiedImageError as error:
             if raw[4:8] == b"ftyp" and raw[8:12] in _HEIC:
                 raise InputError("HEIC needs pillow-heif: `pip install pillow-heif`, or save it as JPEG") from error
             got = "another format, or a damaged file" if raw else "an empty file"
             raise InputError(
-                f"cannot be read as an image: {', '.join(READ.values())} or HEIC expected, got {got}; replace or remove it"
+                f"cannot be read as an image: {', '.join(READ.values())} or HEIC expected, got {got}; replace it or move it away"
             ) from error
         with image:
             return take_apart(image, raw)
@@ -127,7 +132,7 @@ def _decoding() -> Iterator[None]:
             f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels expected, got more; reduce it"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, cv2.error) as error:
-        raise InputError(f"cannot be read as an image ({error}); replace or remove the file") from error
+        raise InputError(f"cannot be read as an image ({error}); replace the file or move it away") from error
 
 
 def _heif() -> bool:

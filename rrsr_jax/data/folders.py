@@ -63,14 +63,14 @@ def images(folder: pathlib.Path, listing: Listing, deep: bool = True) -> list[pa
         try:
             paths = sorted(here.iterdir())
         except OSError as error:
-            listing.problems.append(f"{here}: the folder cannot be read ({error.strerror}); mend or remove it")
+            listing.problems.append(f"{here}: the folder cannot be read ({error.strerror}); mend it or move it away")
             return
         for path in paths:
             if path.name.startswith("."):
                 listing.leave_out("hidden", path)
             elif not path.exists():
                 where = os.readlink(path) if path.is_symlink() else "nothing"
-                listing.problems.append(f"{path}: a link to {where}, which is not there; mend or remove it")
+                listing.problems.append(f"{path}: a link to {where}, which is not there; mend it or move it away")
             elif path.is_dir():
                 if not deep:
                     listing.leave_out("folders in a folder that has none in this dataset", path)
@@ -106,7 +106,7 @@ def by_name(
             why = f"has the name of {first}, but for the way its letters are composed (Unicode)"
         else:
             why = f"would get the name {name} in the dataset, as {first} does"
-        listing.problems.append(f"{path}: {why}; rename or remove one")
+        listing.problems.append(f"{path}: {why}; rename one or move one away")
     return found
 
 
@@ -164,14 +164,6 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """Names, separated by commas; of many, the first ones and how many more."""
     more = f", and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def check_name(name: str) -> str:
-    """Returns the name of an example, which becomes a file name; InputError if it leads out of a folder."""
-    parts = name.split("/")
-    if not all(parts) or {".", ".."} & set(parts) or "\\" in name or "\0" in name:
-        raise InputError(f"the name of an example: parts separated by / and no . or .. expected, got {name!r}")
-    return name
 
 
 def _raw_name(path: pathlib.Path, folder: pathlib.Path) -> str:

@@ -250,7 +250,8 @@ def write_picture(path: str | pathlib.Path, picture: Picture, *, force: bool = F
 def _write(path: pathlib.Path, data: bytes, force: bool) -> None:
     temporary = path.with_name(f".{os.getpid()}.{path.name[-100:]}.part")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # never through a link
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

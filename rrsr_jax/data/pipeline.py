@@ -1,9 +1,9 @@
-"""The training pipeline (Grain): deterministic by seed, sharded by process, resumable at any batch."""
+"""The training pipeline (Grain): deterministic by seed, sharded by process, and started at any batch."""
 
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -44,28 +44,54 @@ class SkipDamaged(Sequence):
         raise InputError("no record of the dataset can be read")
 
 
-def training_batches(
+class TrainingData(NamedTuple):
+    """The batches of a run. Which examples a batch has depends on its number alone, not on the number of processes.
+
+    Attributes:
+      batches: of this process; number i is for step i + 1.
+      identity: tells the data set from others: its `name`, number of `examples` and `fingerprint`. JSON values.
+      config: the `data` part of the run's config.
+    """
+
+    batches: grain.MapDataset
+    identity: Mapping[str, Any]
+    config: ConfigDict
+
+    def start(
+        self, first: int = 0, to_device: Callable[[dict[str, np.ndarray]], dict[str, Any]] | None = None
+    ) -> grain.DatasetIterator:
+        """Iterates over the batches from number `first` on; `to_device` is applied to each, a few batches ahead."""
+        options = grain.ReadOptions(num_threads=self.config.threads, prefetch_buffer_size=self.config.prefetch)
+        batches = self.batches[first:].to_iter_dataset(options)
+        if self.config.workers:
+            workers = grain.multiprocessing.MultiprocessingOptions(num_workers=self.config.workers)
+            batches = batches.mp_prefetch(workers, worker_init_fn=_ignore_signals)
+        if to_device:
+            batches = grain.experimental.ThreadPrefetchIterDataset(
+                batches.map(to_device), prefetch_buffer_size=ON_DEVICE
+            )
+        return iter(batches)
+
+
+def training_data(
     config: ConfigDict,
     batch_size: int,
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-    to_device: Callable[[dict[str, np.ndarray]], dict[str, Any]] | None = None,
     transforms: Transforms = reciprocal_pairs,
-) -> grain.DatasetIterator:
-    """Endless batches of 8-bit images for one process, with `get_state` and `set_state`.
+) -> TrainingData:
+    """Endless batches of 8-bit images for one process.
+
+    A batch is a dict of arrays with batch_size / process_count rows: 8-bit images (., ., ., 3), and for `warped_pairs` the
+    `homography` (., 3, 3) float32; with `config.skip_damaged` also `skipped`, how many damaged records came before each image.
 
     Args:
       config: the `data` part of a config.
       batch_size: of all processes together.
       seed: of shuffling, augmentation and warps.
       process_index, process_count: this process, of all.
-      to_device: applied to every batch, a few batches ahead.
       transforms: `transforms.reciprocal_pairs` or `transforms.warped_pairs`.
-
-    Returns:
-      Iterator over dicts of arrays with batch_size / process_count rows: 8-bit images (., ., ., 3), and for `warped_pairs` the
-      `homography` (., 3, 3) float32; with `config.skip_damaged` also `skipped`, how many damaged records came before each image.
 
     Raises:
       InputError: wrong settings or data; says what was expected.
@@ -86,26 +112,24 @@ def training_batches(
     if config.name == "embedded":
         photographs = datasets.embedded_photographs(datasets.EMBEDDED_TRAIN, config.patch)
         examples = [{"name": name, "hr": hr} for name, hr in zip(datasets.EMBEDDED_TRAIN, photographs, strict=True)]
-        has_references = False
+        has_references, fingerprint = False, ""  # they come with a dependency
     else:
         examples = datasets.Prepared(config.name, config.dir)
-        has_references = examples.has_references
+        has_references, fingerprint = examples.has_references, examples.fingerprint
         _check_sizes(config, examples)
         if config.skip_damaged:
             examples = SkipDamaged(examples)
     dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
     for transform in transforms(config, examples, has_references):
         dataset = dataset.random_map(transform)
-    dataset = dataset[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
-    batches = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=config.prefetch)
-    )
-    if config.workers:
-        options = grain.multiprocessing.MultiprocessingOptions(num_workers=config.workers)
-        batches = batches.mp_prefetch(options, worker_init_fn=_ignore_signals)
-    if to_device:
-        batches = grain.experimental.ThreadPrefetchIterDataset(batches.map(to_device), prefetch_buffer_size=ON_DEVICE)
-    return iter(batches)
+    batches = dataset[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
+    identity = {"name": config.name, "examples": len(examples), "fingerprint": fingerprint}
+    return TrainingData(batches, identity, config)
+
+
+def training_batches(*args: Any, **kwargs: Any) -> grain.DatasetIterator:
+    """Iterates over the batches of `training_data` from the first one on."""
+    return training_data(*args, **kwargs).start()
 
 
 def _check_sizes(config: ConfigDict, examples: datasets.Prepared) -> None:
@@ -116,8 +140,8 @@ def _check_sizes(config: ConfigDict, examples: datasets.Prepared) -> None:
         names = listed([f"{name} ({side})" for name, side in small.items()])
         raise InputError(
             f"config.data.patch: at most {fits} expected, got {config.patch}: {len(small)} of {len(examples)} images of "
-            f"{config.name} are smaller: {names}. Lower it, or leave these images out: remove {examples.folder}, and prepare it "
-            f"with --smallest={config.patch} --skip_bad"
+            f"{config.name} are smaller: {names}. Lower it, or leave these images out: prepare them "
+            f"under another name (--dataset={config.name.partition('/')[0]}/NAME), with --smallest={config.patch} --skip_bad"
         )
 
 

@@ -10,7 +10,6 @@ name of your own after a slash (ref_pairs/holiday). Every image is checked. The 
 import argparse
 import collections
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -26,9 +25,11 @@ import tqdm
 from absl import logging
 
 from rrsr_jax.console import exit_on_error
-from rrsr_jax.data import datasets
+from rrsr_jax.data import datasets, records
 from rrsr_jax.data.folders import Listing, listed
 from rrsr_jax.errors import InputError
+from rrsr_jax.workdir import lock
+from rrsr_jax.workdir.files import inside, write_atomically
 
 
 class Preparation(NamedTuple):
@@ -87,14 +88,16 @@ def prepare(
         raise InputError(f"--tile: at least {smallest}, what --smallest is, expected, got {tile}")
     if tile and cls.REFERENCES != 0:
         raise InputError(f"--tile: only for images without references, which {name} has")
-    folder = pathlib.Path(data_dir, name, str(cls.VERSION))
+    folder = inside(pathlib.Path(data_dir), name, str(cls.VERSION))
     with _staging(pathlib.Path(data_dir), name) as staging:
         options = {"smallest": smallest, "tile": tile}
         if folder.is_dir():
             try:
                 prepared = datasets.Prepared(name, data_dir)
             except InputError as error:
-                raise InputError(f"{folder} is there but cannot be read; remove it and try again") from error
+                raise InputError(
+                    f"{folder} is there but cannot be read; move it away and give the same command again"
+                ) from error
             _check_same(prepared, cls, pathlib.Path(source), options)
             return Preparation(folder, len(prepared), new=False)
         listing = _list(cls, pathlib.Path(source), count)
@@ -131,7 +134,7 @@ def prepare(
             sides = _read_back(name, staging)
             notes = {"source": os.path.abspath(source), "options": options, "files": used, "sides": sides}
             notes |= {"refused": problems, "left_out": listing.left_out}
-            (staging / folder.relative_to(data_dir) / datasets.PREPARATION).write_text(json.dumps(notes))
+            write_atomically(staging / folder.relative_to(data_dir) / records.PREPARATION, json.dumps(notes))
             folder.parent.mkdir(parents=True, exist_ok=True)
             os.rename(staging / folder.relative_to(data_dir), folder)
         except (OSError, RuntimeError) as error:  # the record writer's errors are RuntimeErrors
@@ -145,7 +148,7 @@ def _fingerprint(path: pathlib.Path) -> list[int]:
         state = path.stat()
         return [state.st_size, state.st_mtime_ns, zlib.crc32(path.read_bytes())]
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); mend or remove it") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); mend it or move it away") from error
 
 
 def _check_same(prepared: datasets.Prepared, cls, source: pathlib.Path, options: Mapping[str, int]) -> None:
@@ -170,11 +173,13 @@ def _check_same(prepared: datasets.Prepared, cls, source: pathlib.Path, options:
         "changed": sorted(name for name in now.keys() & before["files"].keys() if changed(name)),
     }
     told = [f"{len(some):,} {what} ({listed(some, 5)})" for what, some in differences.items() if some]
-    told += [f"--{name}={value} instead of {old[name]}" for name, value in options.items() if value != old[name]]
+    told += [
+        f"--{name}={value} instead of {old.get(name)}" for name, value in options.items() if value != old.get(name)
+    ]
     if told:
         raise InputError(
             f"{prepared.name} is prepared already in {prepared.folder}, from {before['source']}, but not like this: "
-            f"{', '.join(told)}; remove that folder to prepare it anew, or add a name of your own, "
+            f"{', '.join(told)}; move that folder away to prepare it anew, or add a name of your own, "
             f"--dataset={prepared.name.partition('/')[0]}/NAME"
         )
 
@@ -190,9 +195,7 @@ def _read_back(name: str, data_dir: pathlib.Path) -> list[tuple[str, int]]:
 def report(name: str, outcome: Preparation) -> str:
     """What a preparation did, as text."""
     if not outcome.new:
-        return (
-            f"{name} is prepared already: {outcome.examples:,} examples in {outcome.folder} (remove it to start anew)"
-        )
+        return f"{name} is prepared already: {outcome.examples:,} examples in {outcome.folder} (move it away to start anew)"
     lines = [f"{name}: {outcome.examples:,} examples with {outcome.images:,} images, all checked, in {outcome.folder}"]
     lines += [f"  {number:,} x {change}" for change, number in outcome.changes.items()]
     if outcome.refused:
@@ -225,20 +228,14 @@ def _list(cls, source: pathlib.Path, count: int | None) -> Listing:
 @contextlib.contextmanager
 def _staging(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     """A folder to work in, on the disk of `data_dir`. It is removed at the end, or by the next call if this process is killed."""
-    folder = data_dir / ".preparing" / name.replace("/", "-")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(folder.with_suffix(".lock"), "w")  # noqa: SIM115
-    except OSError as error:
-        raise InputError(f"--data_dir={data_dir}: a writable folder expected ({error})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{name} is being prepared in {data_dir} by another process; wait for it") from error
+    folder = inside(data_dir, ".preparing", name.replace("/", "-"))
+    with lock.only_writer(lock.beside(folder), f"--dataset={name} in --data_dir={data_dir}"):
         shutil.rmtree(folder, ignore_errors=True)
         try:
             folder.mkdir()
+        except OSError as error:
+            raise InputError(f"--data_dir={data_dir}: a writable folder expected ({error})") from error
+        try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)

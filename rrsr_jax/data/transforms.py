@@ -179,7 +179,7 @@ def _check_size(element: Mapping[str, Any], patch: int) -> tuple[int, int]:
     if min(height, width) < patch:
         raise InputError(
             f"{element['name']}: {patch}x{patch} pixels (config.data.patch) expected, got {height}x{width}; "
-            f"lower it, or remove the prepared dataset and prepare it with --smallest={patch} --skip_bad"
+            f"lower it, or prepare the images under another name with --smallest={patch} --skip_bad"
         )
     return height, width
 

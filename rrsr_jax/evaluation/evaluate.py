@@ -23,7 +23,7 @@ from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality
 from rrsr_jax.evaluation.protocols import TestSet, bucket_inputs, bucket_plan, crop_to_multiple, paper_inputs
 from rrsr_jax.evaluation.results import SetResult
 from rrsr_jax.models.contract import read_contract
-from rrsr_jax.workdir.files import write_atomically
+from rrsr_jax.workdir.files import inside, write_atomically
 
 # (lr, ref, valid) -> sr: `lr` (H, W, 3), `ref` (., ., 3) and `sr` (4 H, 4 W, 3) are uint8, and `valid` is height and width of the
 # part of `lr` that is not padding.
@@ -109,6 +109,8 @@ def evaluate_set(
             names.append(f"record {index}")
             try:
                 example = test_set[index]
+                if example["name"] in names:
+                    raise InputError(f"another record has its name, {example['name']}")
                 names[-1] = example["name"]
                 hr = _measurable(example["hr"], border)
             except InputError as error:
@@ -118,7 +120,7 @@ def evaluate_set(
                 if stop():
                     raise Stopped
                 bar.update()
-                path = out / reference / f"{example['name']}.png"
+                path = inside(out, reference, f"{example['name']}.png")
                 if (example["name"], reference) in done and path.exists():
                     continue
                 try:

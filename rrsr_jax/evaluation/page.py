@@ -8,6 +8,7 @@ from PIL import Image
 from rrsr_jax.evaluation import comparison_page, report
 from rrsr_jax.evaluation.evaluate import Evaluation
 from rrsr_jax.evaluation.protocols import TestSet, crop_to_multiple
+from rrsr_jax.workdir.files import inside
 
 LARGEST_SHOWN = 1_000  # pixels a side
 REFERENCES_SHOWN = 5
@@ -33,7 +34,8 @@ def write_page(path: pathlib.Path, test_set: TestSet, evaluation: Evaluation, sh
         for reference, rows in evaluation.scores.items():
             if name in rows:
                 label = f"{reference.replace('_', ' ')}, {rows[name]['psnr_y']:.2f} dB, GMSD {rows[name]['gmsd_y']:.4f}"
-                pictures[label] = np.asarray(Image.open(path.parent / reference / f"{name}.png"))
+                with Image.open(inside(path.parent, reference, f"{name}.png"), formats=["PNG"]) as picture:
+                    pictures[label] = np.asarray(picture)
         caption = f"{name}: {gain:+.2f} dB over bicubic"
         if max(pictures["ground truth"].shape) > LARGEST_SHOWN:
             pictures = {label: picture[:LARGEST_SHOWN, :LARGEST_SHOWN] for label, picture in pictures.items()}

@@ -12,6 +12,7 @@ from rrsr_jax.evaluation.drawing import Tile
 from rrsr_jax.evaluation.evaluate import Evaluation
 from rrsr_jax.evaluation.protocols import TestSet, crop_to_multiple
 from rrsr_jax.evaluation.results import Results, SetResult
+from rrsr_jax.workdir.files import inside
 
 
 def as_text(results: Results) -> str:
@@ -62,11 +63,17 @@ def write_sheets(folder: pathlib.Path, test_set: TestSet, evaluation: Evaluation
         scores = [evaluation.scores[r][name] for r in ("bicubic", reference) if name in evaluation.scores[r]]
         if len(scores) == 2:
             example = test_set[index]
-            bicubic, sr = (np.asarray(Image.open(folder / r / f"{name}.png")) for r in ("bicubic", reference))
+            bicubic, sr = (_read(inside(folder, r, f"{name}.png")) for r in ("bicubic", reference))
             ref = test_set.reference_image(reference, index, example)
             psnr = [score["psnr_y"] for score in scores]
-            (folder / "sheets").mkdir(exist_ok=True)
-            _sheet(crop_to_multiple(example["hr"]), ref, bicubic, sr, psnr).save(folder / "sheets" / f"{name}.png")
+            path = inside(folder, "sheets", f"{name}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sheet(crop_to_multiple(example["hr"]), ref, bicubic, sr, psnr).save(path)
+
+
+def _read(path: pathlib.Path) -> np.ndarray:
+    with Image.open(path, formats=["PNG"]) as picture:
+        return np.asarray(picture)
 
 
 def _sheet(hr: np.ndarray, ref: np.ndarray, bicubic: np.ndarray, sr: np.ndarray, psnr: Sequence[float]) -> Image.Image:

@@ -10,6 +10,7 @@ from rrsr_jax.evaluation import page, report
 from rrsr_jax.evaluation.evaluate import Upscaler, evaluate_set
 from rrsr_jax.evaluation.protocols import TestSet
 from rrsr_jax.evaluation.results import Results
+from rrsr_jax.workdir.files import inside
 
 
 def evaluate_sets(
@@ -43,7 +44,7 @@ def evaluate_sets(
     """
     results = {}
     for test_set in test_sets:
-        out = workdir / "eval" / test_set.name.replace("/", "-")
+        out = inside(workdir, "eval", test_set.name.replace("/", "-"))
         try:
             evaluation = evaluate_set(upscaler, test_set, border, out, identity, stop, padded)
             page.write_page(out / "index.html", test_set, evaluation, shown)

@@ -30,9 +30,9 @@ from rrsr_jax.data.pictures import read_rgb8
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import drawing, protocols
 from rrsr_jax.evaluation.drawing import Tile
-from rrsr_jax.workdir import saved_config
+from rrsr_jax.workdir import lock, saved_config
 from rrsr_jax.workdir.checkpoints import Checkpoints
-from rrsr_jax.workdir.files import write_atomically
+from rrsr_jax.workdir.files import inside, write_atomically
 from rrsr_jax.workdir.integrity import description
 from rrsr_jax.workdir.state import eval_params
 
@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
     with exit_on_error():
-        draw_figures(options.workdir, options.out or options.workdir / "figures", options)
+        out = options.out or options.workdir / "figures"
+        with lock.only_writer(out / lock.NAME, f"--out={out}"):
+            draw_figures(options.workdir, out, options)
 
 
 def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Namespace) -> None:
@@ -102,10 +104,10 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
             routing.setdefault(block, []).append(np.asarray(weights)[0])
         images = {"bicubic": upscale(lr), "reference": ref, "result": to_uint8(sr[0])}
         sheet = alignment_sheet(images, jax.tree.map(lambda a: np.asarray(a)[0], aligned))
-        _save(sheet, out / "alignments" / f"{name}.png")
+        _save(sheet, inside(out, "alignments", f"{name}.png"))
     if routing:
         routing = {block: np.stack(weights) for block, weights in routing.items()}
-        _save(routing_sheet(names, routing), out / "routing.png")
+        _save(routing_sheet(names, routing), inside(out, "routing.png"))
         write_atomically(out / "routing.csv", _routing_csv(names, routing))
     log(f"figures of {len(names)} image(s) in {out}")
 

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
 from rrsr_jax.training import train
+from rrsr_jax.workdir.files import inside
 from rrsr_jax.workdir.progress import read_records
 
 # A training step is timed over at least so many steps and seconds, after the first.
@@ -74,7 +75,7 @@ def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str
         own = tuple(override for override in overrides if override.partition("=")[0] in known[file])
         config = config_files.load(file, own)
         for seed in range(config.seed, config.seed + seeds):
-            run = Run(name, file, own, config, workdir / name / f"seed_{seed}")
+            run = Run(name, file, own, config, inside(workdir, name, f"seed_{seed}"))
             runs.append(run.override(seed=seed) if seed != config.seed else run)
     return _in_order(names, runs, seeds)
 
@@ -100,8 +101,7 @@ def check(run: Run) -> None:
     """Raises InputError for what would end the run before its first step: model, schedule, data, test sets."""
     config = run.config
     try:
-        stage, batches = train.open_run(config)
-        batches.close()
+        stage, _ = train.open_run(config)
         if not stage.test_sets:
             raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     except InputError as error:
@@ -145,7 +145,7 @@ def execute(run: Run, stop: Callable[[], bool], lock: int) -> int:
     Args:
       run: what to run.
       stop: asked a few times a second.
-      lock: an open file that the process keeps open as long as it lives.
+      lock: the descriptor of an open file that the process keeps open as long as it lives.
     """
     run.workdir.mkdir(parents=True, exist_ok=True)
     # Results of another evaluation would look like this one's, once the config beside them is the new one.

@@ -18,7 +18,6 @@ not counted. Other work on the machine falsifies the measurement; the table has 
 
 import argparse
 import contextlib
-import fcntl
 import json
 import pathlib
 import statistics
@@ -26,7 +25,6 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
-from typing import TextIO
 
 import jax
 
@@ -36,6 +34,7 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.experiments import runs
 from rrsr_jax.experiments.comparison import collect, markdown
 from rrsr_jax.experiments.runs import Run
+from rrsr_jax.workdir import lock
 from rrsr_jax.workdir.checkpoints import check_same_run
 from rrsr_jax.workdir.files import write_atomically
 from rrsr_jax.workdir.integrity import has_checkpoint
@@ -92,14 +91,14 @@ def run_list(
             )
     failed = []
     with contextlib.ExitStack() as stack:
-        lock = stack.enter_context(_claim(workdir))
+        held = stack.enter_context(lock.only_writer(workdir / lock.NAME, f"--workdir={workdir}"))
         stop = stack.enter_context(StopRequest())
         if minutes:
-            planned = _share_time(planned, minutes, workdir, stop, lock)
+            planned = _share_time(planned, minutes, workdir, stop, held)
         for run in planned or ():
             check_same_run(run.workdir / "config.json", run.config)
         if planned:
-            failed = _run_all(planned, workdir, minutes, stop, lock)
+            failed = _run_all(planned, workdir, minutes, stop, held)
         if stop.received():
             _say("stopped; the same command goes on from there")
     if planned:
@@ -107,25 +106,8 @@ def run_list(
     return failed
 
 
-def _claim(workdir: pathlib.Path) -> TextIO:
-    """An open, locked file; its lock lives as long as this process or a run that it has started."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"--workdir={workdir}: a writable folder expected ({error})") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise InputError(
-            f"--workdir={workdir}: another command, or a run it has left behind, is at work there"
-        ) from error
-    return file
-
-
 def _run_all(
-    planned: Sequence[Run], workdir: pathlib.Path, minutes: float | None, stop: StopRequest, lock: TextIO
+    planned: Sequence[Run], workdir: pathlib.Path, minutes: float | None, stop: StopRequest, held: int
 ) -> list[pathlib.Path]:
     """Runs what is not finished until asked to stop; returns the workdirs of what failed."""
     started, durations, failed = time.monotonic(), [], []
@@ -142,7 +124,7 @@ def _run_all(
         remaining = f"about {_clock(each * left)} remaining" if each else "remaining time known after one run"
         _say(f"run {number} of {len(planned)}, {what}, {_clock(time.monotonic() - started)} elapsed, {remaining}")
         began = time.monotonic()
-        status = runs.execute(run, stop.received, lock.fileno())
+        status = runs.execute(run, stop.received, held)
         durations.append(time.monotonic() - began)
         write_atomically(workdir / "table.json", json.dumps(collect(planned), indent=2))
         if not stop.received() and not runs.finished_results(run):
@@ -152,7 +134,7 @@ def _run_all(
 
 
 def _share_time(
-    planned: Sequence[Run], minutes: float, workdir: pathlib.Path, stop: StopRequest, lock: TextIO
+    planned: Sequence[Run], minutes: float, workdir: pathlib.Path, stop: StopRequest, held: int
 ) -> list[Run] | None:
     """The runs with as many steps as fit into `minutes`; None if stopped while measuring."""
     path = workdir / "seconds_per_step.json"
@@ -164,7 +146,7 @@ def _share_time(
         config = zlib.crc32(json.dumps(timed, sort_keys=True).encode())
         if known.get(name, {}).get("config") != config:
             _say(f"timing a training step of {name}, {number} of {len(first)}")
-            seconds = runs.measure_seconds_per_step(run, workdir / ".timing", stop.received, lock.fileno())
+            seconds = runs.measure_seconds_per_step(run, workdir / ".timing", stop.received, held)
             if seconds is None:
                 return None
             known[name] = {"config": config, "seconds": seconds}

@@ -70,13 +70,13 @@ def _is_photograph(path: pathlib.Path) -> bool:
     """Whether a file is one by its name (then it is told if it is none), or by its content."""
     from PIL import Image
 
-    from rrsr_jax.data.decoding import READ, READ_ENDINGS
+    from rrsr_jax.data.decoding import READ_ENDINGS, formats
 
     if path.is_dir():
         return False
     if path.suffix.lower() in READ_ENDINGS and not path.name.startswith("."):
         return True
-    with contextlib.suppress(Exception), Image.open(path, formats=list(READ)):
+    with contextlib.suppress(Exception), Image.open(path, formats=formats()):
         return True
     return False
 

@@ -21,7 +21,9 @@ from rrsr_jax.training import stages
 from rrsr_jax.training.stage import Stage
 from rrsr_jax.training.step import DATA_AXIS, make_decay, make_mesh, place
 from rrsr_jax.workdir.checkpoints import Checkpoints, check_same_run, claim_workdir
+from rrsr_jax.workdir.files import inside
 from rrsr_jax.workdir.integrity import has_checkpoint
+from rrsr_jax.workdir.lock import only_job
 from rrsr_jax.workdir.progress import Profiler, Progress
 from rrsr_jax.workdir.state import TrainState, eval_params, parameter_names
 
@@ -36,33 +38,34 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
       Results by set, or None if stopped early or if the config names no test set.
 
     Raises:
-      InputError: bad config, data, weights or workdir; nothing is changed then.
+      InputError: bad config, data, weights or workdir, or another command at work there; nothing is changed then.
       FloatingPointError: a loss or gradient is not finite; the last checkpoint is from before it.
     """
     folder = pathlib.Path(workdir)
 
-    log("opening the data")
-    check_same_run(folder / "config.json", config)
-    stage, batches = open_run(config)
-
-    log(f"building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
-    abstract = stage.abstract_state()
-    state = None
-    if not has_checkpoint(folder):
-        state = place(stage.initial_state(), stage.mesh)
-        claim_workdir(folder, config)
-
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config)))
-        stack.enter_context(contextlib.closing(batches))
+        stack.enter_context(only_job(folder))
+        log("opening the data")
+        check_same_run(folder / "config.json", config)
+        stage, data = open_run(config)
+
+        log(f"building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+        abstract = stage.abstract_state()
+        state = None
+        if not has_checkpoint(folder):
+            state = place(stage.initial_state(), stage.mesh)
+            claim_workdir(folder, config)
+
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config, data.identity)))
         stop = stack.enter_context(StopRequest())
         if state is None:
             log(f"restoring checkpoint {checkpoints.latest()}")
-            state = checkpoints.restore(abstract, batches)
+            state = checkpoints.restore(abstract)
             claim_workdir(folder, config)
+        batches = stack.enter_context(contextlib.closing(data.start(int(state.step), _to_devices(stage.mesh))))
         progress = Progress(folder, int(state.step), config.steps, config.batch_size)
         stack.enter_context(contextlib.closing(progress))
-        profiler = Profiler(folder / "profile", int(state.step), config.profile_steps)
+        profiler = Profiler(inside(folder, "profile"), int(state.step), config.profile_steps)
         stack.enter_context(contextlib.closing(profiler))
 
         def evaluate_at(state: TrainState) -> Results | None:
@@ -85,9 +88,15 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
       Results by set, or None if stopped; the same call goes on then.
 
     Raises:
-      InputError: nothing to evaluate, or an image that failed; the results of all others are written then.
+      InputError: nothing to evaluate; another command at work in `workdir`; or an image that failed, and the results of all
+        others are written then.
     """
     folder = pathlib.Path(workdir)
+    with only_job(folder):
+        return _evaluate_only(config, folder)
+
+
+def _evaluate_only(config: ConfigDict, folder: pathlib.Path) -> Results | None:
     check_same_run(folder / "config.json", config)
     stage = stages.build(config, make_mesh())
     if not stage.test_sets:
@@ -114,20 +123,14 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
     return results.check_complete(found, folder)
 
 
-def open_run(config: ConfigDict) -> tuple[Stage, grain.DatasetIterator]:
-    """The stage of a config and its training batches; InputError for whatever would end the run before its first step."""
+def open_run(config: ConfigDict) -> tuple[Stage, pipeline.TrainingData]:
+    """The stage of a config and its training data; InputError for whatever would end the run before its first step."""
     _check_numbers(config)
     stage = stages.build(config, make_mesh())
-    batches = pipeline.training_batches(
-        config.data,
-        config.batch_size,
-        config.seed,
-        jax.process_index(),
-        jax.process_count(),
-        _to_devices(stage.mesh),
-        stage.transforms,
+    data = pipeline.training_data(
+        config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count(), stage.transforms
     )
-    return stage, batches
+    return stage, data
 
 
 def _check_numbers(config: ConfigDict) -> None:
@@ -221,7 +224,7 @@ def _train(
 
     def save() -> None:
         check.settle()
-        checkpoints.save(state, batches)
+        checkpoints.save(state)
 
     if step < config.steps:
         log("compiling the training step (once; a minute or two for the full model)")

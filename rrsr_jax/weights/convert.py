@@ -25,6 +25,7 @@ from rrsr_jax.weights.download import sha256
 from rrsr_jax.weights.kinds import KINDS, Kind, find
 from rrsr_jax.weights.layouts import from_torch, shapes, to_torch
 from rrsr_jax.weights.readers import read, read_safetensors
+from rrsr_jax.workdir.lock import beside, only_writer
 from rrsr_jax.workdir.state import TrainState, eval_params
 
 _FILE = "weights.safetensors"  # in an imported folder
@@ -58,9 +59,14 @@ def import_weights(kind: str, source: str | os.PathLike[str], out: str | os.Path
     """Writes the weights of the file `source` to the folder `out`; replaces an earlier import of the same kind.
 
     Raises:
-      InputError: as `load`; or `out` holds anything else. Nothing is changed then.
+      InputError: as `load`; or `out` holds anything else, or another process writes it. Nothing is changed then.
     """
     found, source, out = find(kind), pathlib.Path(source), pathlib.Path(out)
+    with only_writer(beside(out), f"--out={out}"):
+        _import(found, source, out)
+
+
+def _import(found: Kind, source: pathlib.Path, out: pathlib.Path) -> None:
     _check_replaceable(found, out)
     try:
         digest = sha256(source)
@@ -89,6 +95,11 @@ def export_weights(
     found, source, out = find(kind), pathlib.Path(source), pathlib.Path(out)
     if out.suffix != ".safetensors":
         raise InputError(f"--out={out}: the name of a .safetensors file expected")
+    with only_writer(beside(out), f"--out={out}"):
+        _export(found, source, out, overwrite)
+
+
+def _export(found: Kind, source: pathlib.Path, out: pathlib.Path, overwrite: bool) -> None:
     if os.path.exists(out) and not overwrite:
         raise InputError(f"{out} exists; --overwrite replaces it")
     variables = _load_imported(found, source) if os.path.isfile(source / _FILE) else _load_run(found, source)

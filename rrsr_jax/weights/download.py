@@ -17,6 +17,8 @@ import tqdm
 
 from rrsr_jax.console import log
 from rrsr_jax.errors import InputError
+from rrsr_jax.workdir.files import check_name
+from rrsr_jax.workdir.lock import beside, only_writer
 
 ATTEMPTS = 4
 PAUSE = 1.0  # seconds before the second attempt; doubled for each further one
@@ -45,7 +47,8 @@ def fetch(url: str, out: str, digits: str | None = None) -> pathlib.Path:
       The file.
 
     Raises:
-      InputError: no such address, no checksum or a wrong one, a transfer that keeps breaking, or a disk that is not writable.
+      InputError: no such address, no checksum or a wrong one, a transfer that keeps breaking, or a disk that is not
+        writable; or another process downloads the same file.
     """
     name = _name(url)
     digits = _digits(name, digits)
@@ -54,17 +57,17 @@ def fetch(url: str, out: str, digits: str | None = None) -> pathlib.Path:
         target = target / name
     part = target.with_name(f"{target.name}.part")
     try:
-        if target.exists():
-            _check(target, digits, "remove this file, or choose another --out")
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, part, digits)
-        try:
-            _check(part, digits, f"what came from {url} is removed. Try again, or use another --url")
-        except InputError:
-            part.unlink()
-            raise
-        os.replace(part, target)
+        with only_writer(beside(target), f"--out={target}"):
+            if target.exists():
+                _check(target, digits, "move this file away, or choose another --out")
+                return target
+            _download(url, part, digits)
+            try:
+                _check(part, digits, f"what came from {url} is removed. Try again, or use another --url")
+            except InputError:
+                part.unlink()
+                raise
+            os.replace(part, target)
     except OSError as error:  # of the disk; _attempt handles those of the network
         raise InputError(f"cannot write {target}: {error}") from error
     return target
@@ -75,7 +78,10 @@ def _name(url: str) -> str:
     name = pathlib.PurePosixPath(urllib.parse.unquote(address.path)).name
     if address.scheme not in ("http", "https") or not name:
         raise InputError(f"--url={url}: the http or https address of a file expected")
-    return name
+    try:
+        return check_name(name)
+    except InputError as error:
+        raise InputError(f"--url={url}: {error}") from error
 
 
 def _digits(name: str, digits: str | None) -> str:

@@ -14,6 +14,8 @@ import safetensors.numpy
 from rrsr_jax.console import log
 from rrsr_jax.errors import InputError
 
+SAFE_TORCH = 2, 10  # the oldest version whose restricted loading has no known hole; as in setup.cfg
+
 # Names under which checkpoints keep their weights. `params_ema`, the moving average, comes before `params`: authors evaluate it.
 _WRAPPERS = ("state_dict", "model", "params_ema", "params")
 
@@ -87,6 +89,12 @@ def _read_pth(file: pathlib.Path) -> Any:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(f"reading {file} needs PyTorch: pip install 'rrsr_jax[torch]'") from error
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < SAFE_TORCH:
+        raise InputError(
+            f"{file} is not opened: PyTorch {'.'.join(map(str, SAFE_TORCH))} or newer expected, got {torch.__version__}, which "
+            "can be made to execute code from such a file or to corrupt memory (CVE-2025-32434, CVE-2026-24747); "
+            "pip install -U 'rrsr_jax[torch]', or convert it to .safetensors elsewhere"
+        )
 
     def to_numpy(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -29,6 +29,7 @@ from rrsr_jax.models import MODELS, build
 from rrsr_jax.weights.download import sha256
 from rrsr_jax.weights.readers import read_safetensors
 from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intact
+from rrsr_jax.workdir.lock import beside, only_writer
 from rrsr_jax.workdir.state import eval_params
 
 SHIPPED = pathlib.Path(__file__).with_suffix("")  # the folder beside this file
@@ -143,7 +144,18 @@ def pack(
     Raises:
       InputError: no such run or file, weights that float16 cannot hold, or a folder that exists or cannot be written.
     """
-    run, folder = pathlib.Path(run), pathlib.Path(folder)
+    with only_writer(beside(pathlib.Path(folder)), f"--out={folder}"):
+        _pack(pathlib.Path(run), pathlib.Path(folder), card, license, raw, overwrite)
+
+
+def _pack(
+    run: pathlib.Path,
+    folder: pathlib.Path,
+    card: str | os.PathLike[str],
+    license: str | os.PathLike[str],
+    raw: bool,
+    overwrite: bool,
+) -> None:
     _check_free(folder, overwrite)
     texts = {_CARD: _read_text(pathlib.Path(card)), _LICENSE: _read_text(pathlib.Path(license)) if license else ""}
     texts[_LICENSE] = texts[_LICENSE] or _license_of_the_program()

@@ -1,7 +1,7 @@
 """A run's folder: which config it belongs to, and its checkpoints (Orbax).
 
-A checkpoint is a folder with the items `state`, `data` (the position of the data iterator) and `description`, and their
-checksums. It is written under a temporary name, and renamed to its step when it is complete.
+A checkpoint is a folder with the items `state` and `description`, and their checksums. It is written under a temporary name, and
+renamed to its step when it is complete. The step is also the position in the training data, however many processes share it.
 """
 
 import contextlib
@@ -13,10 +13,9 @@ import pathlib
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -27,8 +26,8 @@ from ml_collections import ConfigDict
 import rrsr_jax
 from rrsr_jax.console import log
 from rrsr_jax.errors import FULL_DISK, InputError, check_shapes
-from rrsr_jax.workdir.files import write_atomically
-from rrsr_jax.workdir.integrity import has_checkpoint, newest_intact, write_checksums
+from rrsr_jax.workdir.files import inside, write_atomically
+from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intact, write_checksums
 from rrsr_jax.workdir.state import TrainState
 
 # What may differ between a run and its continuation: nothing that changes an update already made.
@@ -92,21 +91,22 @@ class Checkpoints:
       workdir: the run's folder.
       config: of a run that continues and saves, keeping `keep_checkpoints`; damaged checkpoints are renamed to make room.
         None to read only, which changes nothing on disk.
+      data: of such a run, the identity of its data set, see `pipeline.TrainingData`.
 
     Raises:
-      InputError: nothing to read, or nothing intact.
+      InputError: nothing to read, nothing intact, a run on another data set, or a link that leads out of the workdir.
     """
 
-    def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None):
-        self._config, self._folder = config, workdir.absolute() / "checkpoints"
+    def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None, data: Mapping[str, Any] | None = None):
+        self._config, self._data, self._folder = config, data, workdir.absolute() / "checkpoints"
+        if config is not None:
+            inside(workdir, "checkpoints")
         self._latest = self._saving = None
         if config is None or has_checkpoint(workdir):
             self._latest = _choose(workdir, rename=config is not None)
-        handlers = dict(
-            state=ocp.StandardCheckpointHandler(),
-            data=grain.checkpoint.CheckpointHandler(),
-            description=ocp.JsonCheckpointHandler(),
-        )
+            if data is not None:
+                _check_same_data(workdir, self._latest, data)
+        handlers = dict(state=ocp.StandardCheckpointHandler(), description=ocp.JsonCheckpointHandler())
         options = dict(read_only=True, create=False)
         if config is not None:
             if jax.process_index() == 0:
@@ -122,7 +122,7 @@ class Checkpoints:
         """Step of the newest complete checkpoint; one that is being saved does not count."""
         return self._latest
 
-    def save(self, state: TrainState, batches: grain.DatasetIterator) -> None:
+    def save(self, state: TrainState) -> None:
         """Saves in the background, unless this step is saved already.
 
         Raises:
@@ -134,8 +134,7 @@ class Checkpoints:
             return
         parts = dict(
             state=ocp.args.StandardSave(state),
-            data=grain.checkpoint.CheckpointSave(batches),
-            description=ocp.args.JsonSave(_describe(self._config, step)),
+            description=ocp.args.JsonSave(_describe(self._config, step) | {"data": self._data}),
         )
         self._saving = step
         with self._disk_errors():
@@ -153,23 +152,21 @@ class Checkpoints:
                 self._manager.wait_until_finished()
             self._latest, self._saving = self._saving, None
 
-    def restore(self, like: TrainState, batches: grain.DatasetIterator | None = None) -> TrainState:
-        """The newest state, placed like `like`; `batches`, if given, is set to continue from there.
+    def restore(self, like: TrainState) -> TrainState:
+        """The newest state, placed like `like`, on however many devices and processes.
 
         Raises:
           InputError: a checkpoint of another model; lists every difference.
         """
         step = self._latest
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        parts = dict(state=ocp.args.StandardRestore(abstract))
-        if batches is not None:
-            parts["data"] = grain.checkpoint.CheckpointRestore(batches)
         what = f"the arrays of checkpoint {step} in {self._folder}"
         with self._unreadable():
             saved = _shapes(self._manager.item_metadata(step)["state"].tree)
         check_shapes(what, _shapes(ocp.tree.serialize_tree(abstract)), saved)
         with self._unreadable():
-            return self._manager.restore(step, args=ocp.args.Composite(**parts))["state"]
+            parts = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            return self._manager.restore(step, args=parts)["state"]
 
     def read_state(self) -> TrainState:
         """The newest state as NumPy arrays, of whatever model."""
@@ -217,8 +214,8 @@ class Checkpoints:
             yield
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
-                f"checkpoint {self._folder}/{self._latest} cannot be read; was it written by as many processes? It is intact: "
-                f"start as many again, or choose another --workdir. {error}"
+                f"checkpoint {self._folder}/{self._latest} is as it was written, but cannot be read ({error}); its description "
+                "tells the versions of the libraries that wrote it"
             ) from error
 
 
@@ -232,6 +229,18 @@ def _choose(workdir: pathlib.Path, rename: bool) -> int:
             kept = folder.rename(_free_name(folder)) if rename else folder
             log(f"checkpoint {other} is damaged ({why}); it stays in {kept}, checkpoint {step} takes its place")
     return int(multihost_utils.broadcast_one_to_all(np.int32(step))) if jax.process_count() > 1 else step
+
+
+def _check_same_data(workdir: pathlib.Path, step: int, here: Mapping[str, Any]) -> None:
+    """Raises InputError if checkpoint `step` is of a run on another data set; one of an older version does not say which."""
+    there = description(workdir, step).get("data")
+    if there and there != here:
+        number, fingerprint = (there.get(name) for name in ("examples", "fingerprint"))
+        raise InputError(
+            f"--workdir={workdir}: its run was trained on another data set named {here['name']}: {number} examples with "
+            f"fingerprint {fingerprint} there, {here['examples']} with {here['fingerprint']} here. To go on, put that data set "
+            "back, or name its folder: --config.data.dir. To train on this one, start in a new --workdir"
+        )
 
 
 def _free_name(folder: pathlib.Path) -> pathlib.Path:

@@ -11,6 +11,7 @@ import zlib
 from typing import Any
 
 from rrsr_jax.errors import InputError
+from rrsr_jax.workdir.files import inside
 
 _CHECKSUMS = "checksums.json"
 
@@ -40,18 +41,30 @@ def newest_intact(workdir: pathlib.Path) -> tuple[int, dict[int, str]]:
     )
 
 
-def description(workdir: pathlib.Path) -> dict[str, Any]:
-    """The description in the newest intact checkpoint.
+def description(workdir: pathlib.Path, step: int | None = None) -> dict[str, Any]:
+    """The description in a checkpoint: that of `step`, which is known to be intact, or the newest intact one.
 
     Returns:
-      `config` (as in JSON, with lists for tuples), `stage`, `step`, and the `versions` of the packages that wrote it, by name.
+      `config` (as in JSON, with lists for tuples), `stage`, `step`, the `versions` of the packages that wrote it, by name, and
+      `data`, the identity of the training data, see `pipeline.TrainingData`; older checkpoints do not have the last.
 
     Raises:
       InputError: no intact checkpoint.
     """
-    step, _ = newest_intact(workdir)
+    if step is None:
+        step, _ = newest_intact(workdir)
     path = workdir / "checkpoints" / str(step) / "description" / "metadata"
-    return json.loads(path.read_text())
+    try:
+        about = json.loads(path.read_text())
+        kinds = {"config": dict, "stage": str, "step": int} | ({"data": dict | None} if "data" in about else {})
+        good = all(isinstance(about[name], kind) for name, kind in kinds.items())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: the description of a checkpoint expected ({type(error).__name__}: {error})"
+        ) from error
+    if not good:
+        raise InputError(f"{path}: the description of a checkpoint expected, with config, stage and step")
+    return about
 
 
 def write_checksums(folder: pathlib.Path) -> None:
@@ -70,8 +83,11 @@ def _damage(folder: pathlib.Path) -> str:
     path = folder / _CHECKSUMS
     try:
         for name, value in json.loads(path.read_text()).items():
-            if _crc32(folder / name) != value:
-                return f"{folder / name}: not as it was written"
+            file = inside(folder, name)
+            if file.exists() and not file.is_file():  # a device would be read forever
+                return f"{file}: no file"
+            if _crc32(file) != value:
+                return f"{file}: not as it was written"
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     except (ValueError, AttributeError) as error:

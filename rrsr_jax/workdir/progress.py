@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import resource
 import socket
@@ -20,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from rrsr_jax.console import log
 from rrsr_jax.errors import FULL_DISK, InputError
+from rrsr_jax.workdir.files import inside, write_atomically
 
 
 def read_records(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -53,8 +53,9 @@ class Progress:
         kept = [r for r in read_records(workdir) if r["step"] <= first_step and (r["step"] < steps or is_training(r))]
         self.evaluated = {record["step"] for record in kept if not is_training(record)}  # alike in all processes
         if self._active:
+            board = inside(workdir, "tensorboard")
             self._lines = _reopen(workdir / "metrics.jsonl", kept)
-            self._board = _Board(workdir / "tensorboard", first_step)
+            self._board = _Board(board, first_step)
             self._bar = tqdm.tqdm(
                 total=steps, initial=first_step, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True
             )
@@ -168,9 +169,7 @@ class _Board:
 
 def _reopen(path: pathlib.Path, records: Sequence[Mapping]) -> TextIO:
     """Writes the records to the file, and opens it to append."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in records))
-    os.replace(temporary, path)
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
     return path.open("a")
 
 

@@ -1,5 +1,7 @@
 """Images, datasets, and the input pipeline."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -127,10 +129,8 @@ def test_order_is_fixed_by_the_seed_and_resumes_at_any_batch():
     first, second = (pipeline.training_batches(config.data, 2, seed=7) for _ in range(2))
     for _ in range(3):
         np.testing.assert_array_equal(next(first)["ref_p"], next(second)["ref_p"])
-    state = first.get_state()
     expected = [next(first)["hr"] for _ in range(2)]
-    resumed = pipeline.training_batches(config.data, 2, seed=7)
-    resumed.set_state(state)
+    resumed = pipeline.training_data(config.data, 2, seed=7).start(3)
     for batch in expected:
         np.testing.assert_array_equal(next(resumed)["hr"], batch)
     other = next(pipeline.training_batches(config.data, 2, seed=8))["hr"]
@@ -142,6 +142,20 @@ def test_processes_share_the_batch_without_overlap():
     whole = next(pipeline.training_batches(config.data, 4, seed=0))["hr"]
     parts = [next(pipeline.training_batches(config.data, 4, 0, i, 2))["hr"] for i in range(2)]
     np.testing.assert_array_equal(np.concatenate(parts), whole[[0, 2, 1, 3]])
+
+
+def test_any_number_of_processes_goes_on_with_the_same_batches():
+    """A run of two processes, then of one, then of three, sees what one process would have seen."""
+    config = tiny_config().data
+    whole = itertools.islice(pipeline.training_batches(config, 6, 0), 6)
+    expected = [np.sort(batch["hr"].sum((1, 2, 3))) for batch in whole]
+    got = []
+    for count, first in ((2, 0), (1, 2), (3, 4)):
+        shares = [pipeline.training_data(config, 6, 0, index, count).start(first) for index in range(count)]
+        for _ in range(2):
+            got.append(np.sort(np.concatenate([next(share)["hr"] for share in shares]).sum((1, 2, 3))))
+    np.testing.assert_array_equal(got, expected)
+    assert len({tuple(sums) for sums in got}) == 6
 
 
 @pytest.mark.parametrize(

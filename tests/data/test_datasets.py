@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
-from rrsr_jax.data import datasets, pipeline, prepare
+from rrsr_jax.data import datasets, pipeline, prepare, records
 from rrsr_jax.data.images import resize_bicubic
 from rrsr_jax.errors import InputError
 from tests.helpers import ROOT, damage, noise, tiny_config, write
@@ -235,7 +234,7 @@ def test_killed_while_preparing(pairs, tmp_path):
         [sys.executable, "-c", slow, pairs, data], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdout.readline() == b"one\n"
-    with pytest.raises(InputError, match=r"cufed is being prepared in .* by another process"):
+    with pytest.raises(InputError, match=r"--dataset=cufed in --data_dir=.* is in use by process \d+ on"):
         prepare.prepare("cufed", str(pairs), str(data), count=3)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -248,7 +247,7 @@ def test_killed_while_preparing(pairs, tmp_path):
 
 def test_tiles_cover_the_image(tmp_path):
     image = noise(100, 70)
-    pieces = list(datasets.tiles(image, 32))
+    pieces = list(records.tiles(image, 32))
     assert {piece.shape for piece in pieces} == {(32, 32, 3)}
     assert len(pieces) == 4 * 3
     seen = np.zeros((100, 70), bool)
@@ -322,7 +321,7 @@ def test_photographs_reach_the_training_batches(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damaged_records_are_named_or_skipped_and_counted(prepared_pairs, workers):
     assert damage(prepared_pairs, "cufed") == 1
-    with pytest.raises(InputError, match=r"cufed: record 1 of 3 in .* is damaged .*; remove that folder"):
+    with pytest.raises(InputError, match=r"cufed: record 1 of 3 in .* is damaged .*; move that folder away"):
         list(itertools.islice(pipeline.training_batches(data_config(prepared_pairs), 1, seed=0), 3))
     config = data_config(prepared_pairs, skip_damaged=True, workers=workers)
     batches = pipeline.training_batches(config, 1, seed=0)
@@ -344,28 +343,64 @@ def test_a_record_file_that_is_cut_short(prepared_pairs):
 def test_workers_and_prefetch_change_nothing(prepared_pairs, workers):
     expected = list(itertools.islice(pipeline.training_batches(data_config(prepared_pairs), 2, seed=3), 6))
 
-    def batches():
-        config = data_config(prepared_pairs, workers=workers)
-        return pipeline.training_batches(config, 2, 3, to_device=lambda batch: batch | {"moved": np.ones(1)})
+    data = pipeline.training_data(data_config(prepared_pairs, workers=workers), 2, 3)
 
-    first, got = batches(), []
-    for _ in range(3):
-        got.append(next(first))
-    time.sleep(0.2)  # let it run ahead
-    state = first.get_state()
-    second = batches()
-    second.set_state(state)
-    got += list(itertools.islice(second, 3))
+    def batches(first):
+        return data.start(first, to_device=lambda batch: batch | {"moved": np.ones(1)})
+
+    got = list(itertools.islice(batches(0), 3)) + list(itertools.islice(batches(3), 3))
     for a, b in zip(got, expected, strict=True):
         assert a.pop("moved").all()
         for name in b:
             np.testing.assert_array_equal(a[name], b[name])
 
 
+def test_the_fingerprint_is_that_of_the_images_and_options(tmp_path):
+    images = {"a.png": noise(40, 40), "b/c.png": noise(40, 40, 1)}
+
+    def fingerprint(where, changes=(), **options):
+        prepare.prepare(
+            "photos", str(write(tmp_path / where / "in", images | dict(changes))), str(tmp_path / where), **options
+        )
+        return datasets.Prepared("photos", str(tmp_path / where)).fingerprint
+
+    first = fingerprint("1")
+    assert fingerprint("2") == first  # another folder, written at another time
+    others = {
+        fingerprint("3", {"a.png": noise(40, 40, 2)}),
+        fingerprint("4", {"d.png": noise(40, 40, 2)}),
+        fingerprint("5", tile=20),
+        fingerprint("6", {"a.png": b""}, skip_bad=True),
+    }
+    assert len(others | {first}) == 5
+    for where in "12":  # as an older version left it
+        (tmp_path / where / "photos" / "1.0.0" / "preparation.json").unlink()
+    old = [datasets.Prepared("photos", str(tmp_path / where)).fingerprint for where in "12"]
+    assert old[0] == old[1] != first
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[" * 100_000, '{"source": "", "options": {}, "files": {"a": 1}, "sides": []}']
+)
+def test_damaged_notes_of_a_preparation(text, tmp_path):
+    source = write(tmp_path / "in", {"a.png": noise()})
+    folder = prepare.prepare("photos", str(source), str(tmp_path)).folder
+    (folder / "preparation.json").write_text(text)
+    for read in (
+        lambda: datasets.Prepared("photos", str(tmp_path)),
+        lambda: prepare.prepare("photos", str(source), str(tmp_path)),
+    ):
+        with pytest.raises(InputError, match=r"preparation\.json is damaged|is there but cannot be read; move it away"):
+            read()
+
+
 def test_a_damaged_set_is_not_prepared_over(pairs, tmp_path):
     prepare.prepare("cufed", str(pairs), str(tmp_path / "data"), count=3)
     next((tmp_path / "data" / "cufed").rglob("dataset_info.json")).unlink()
-    with pytest.raises(InputError, match=r"data/cufed/1\.0\.0 is there but cannot be read; remove it and try again"):
+    with pytest.raises(
+        InputError,
+        match=r"data/cufed/1\.0\.0 is there but cannot be read; move it away and give the same command again",
+    ):
         prepare.prepare("cufed", str(pairs), str(tmp_path / "data"), count=3)
 
 

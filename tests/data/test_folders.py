@@ -86,7 +86,7 @@ def test_links_are_followed_and_broken_ones_named(tmp_path):
     (source / "gone.png").symlink_to("nowhere.png")
     (source / "gone").symlink_to(tmp_path / "nowhere")
     with pytest.raises(
-        InputError, match=r"gone\.png: a link to nowhere\.png, which is not there; mend or remove"
+        InputError, match=r"gone\.png: a link to nowhere\.png, which is not there; mend it or move it away"
     ) as caught:
         prepare.prepare("photos/again", str(source), str(tmp_path / "data"))
     caught.match(r"2 problem\(s\)")
@@ -107,7 +107,7 @@ def test_pairs_in_folders(tmp_path):
     np.testing.assert_array_equal(examples[1]["refs"][0], noise(seed=14))  # scene2-deep-view
     assert "1 left out, beside input and ref: " in report
     write(tmp_path / "in", {"ref/scene3/view.png": noise()})
-    with pytest.raises(InputError, match=r"ref/scene3/view\.png: no input of that name; rename or remove it"):
+    with pytest.raises(InputError, match=r"ref/scene3/view\.png: no input of that name; rename it or move it away"):
         prepare.prepare("ref_pairs/again", str(tmp_path / "in"), str(tmp_path / "data"))
 
 
@@ -132,7 +132,7 @@ def test_names_equal_but_for_their_unicode_composition(tmp_path):
 
 def test_names_that_meet_in_the_dataset(tmp_path):
     source = write(tmp_path / "in", {"a/b.png": noise(), "a-b.png": noise(seed=1)})
-    message = r"a/b\.png: would get the name a-b in the dataset, as .*a-b\.png does; rename or remove one"
+    message = r"a/b\.png: would get the name a-b in the dataset, as .*a-b\.png does; rename one or move one away"
     with pytest.raises(InputError, match=message):
         prepare.prepare("photos", str(source), str(tmp_path / "data"))
     source = write(tmp_path / "pairs", {"input/a/b.png": noise(), "input/a-b.png": noise(seed=1)})
@@ -161,7 +161,7 @@ def test_a_source_that_changed_since(tmp_path):
     (source / "b.png").unlink()
     message = (
         r"photos is prepared already in .*, from .*in, but not like this: 1 new \(c\.png\), 1 gone \(b\.png\), "
-        r"1 changed \(a\.png\); remove that folder to prepare it anew, or .* --dataset=photos/NAME"
+        r"1 changed \(a\.png\); move that folder away to prepare it anew, or .* --dataset=photos/NAME"
     )
     with pytest.raises(InputError, match=message):
         prepare.prepare("photos", str(source), data)

@@ -70,7 +70,7 @@ def test_what_is_not_read_is_named(tmp_path):
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
             "JPEG, PNG, TIFF, .* or HEIC expected, got another",
         ),
-        "empty.png": (b"", "expected, got an empty file; replace or remove it"),
+        "empty.png": (b"", "expected, got an empty file; replace it or move it away"),
         "phone.heic": (b"\0\0\0\x18ftypheic" + bytes(20), "HEIC needs pillow-heif|cannot be read as an image"),
     }
     file = io.BytesIO()

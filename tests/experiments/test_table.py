@@ -100,8 +100,8 @@ def test_interrupted_lists_go_on_where_they_stopped(configs, tmp_path):
     wait_for(stopped + 5, process)
     process.kill()  # the run goes on alone
     process.wait()
-    with pytest.raises(InputError, match="another command, or a run it has left behind, is at work there"):
-        table._claim(workdir)
+    with pytest.raises(InputError, match=r"--workdir=.* is in use by process \d+ on .* since 20.*; wait until it ends"):
+        table.run_list([configs], workdir, steps[1:], 1, None)
     finish(process)  # once nothing holds its output open any more
 
     code, out, err = finish(start(configs, workdir, *steps))

@@ -190,6 +190,16 @@ def test_a_damaged_record_stops_the_run_and_loses_no_step(tmp_path):
     records = lines(tmp_path / "run")
     assert [record["step"] for record in records] == list(range(1, 9))
     assert records[-1]["train/skipped"] >= 1
+    # Other images under the same name.
+    shutil.rmtree(tmp_path / "photos")
+    Image.fromarray(pixels[0, ::-1]).save(tmp_path / "in" / "0.png")
+    prepare.prepare("photos", str(tmp_path / "in"), str(tmp_path))
+    config.steps = 9
+    with pytest.raises(
+        InputError, match=r"another data set named photos: 5 examples .* there, 5 .* here\. To go on, put"
+    ):
+        train.train_and_evaluate(config, str(tmp_path / "run"))
+    assert Checkpoints(tmp_path / "run").latest() == 8
 
 
 def test_workdir_of_another_config(finished_run, tmp_path):

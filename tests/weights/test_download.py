@@ -85,7 +85,7 @@ def test_what_is_there_is_not_downloaded_again(server, tmp_path):
     assert fetch(server.url, str(tmp_path)) == tmp_path / NAME
     (tmp_path / "mine.pth").write_bytes(b"mine")
     with pytest.raises(
-        InputError, match=rf"mine\.pth: SHA-256 {DIGEST[:8]}\.\.\. expected, got [0-9a-f]{{64}}; remove this"
+        InputError, match=rf"mine\.pth: SHA-256 {DIGEST[:8]}\.\.\. expected, got [0-9a-f]{{64}}; move this file away"
     ):
         fetch(server.url, str(tmp_path / "mine.pth"))
     assert (tmp_path / "mine.pth").read_bytes() == b"mine"
@@ -134,7 +134,7 @@ def test_server_that_does_not_tell_the_length(server, tmp_path):
     server.troubles = ["short"]
     with pytest.raises(InputError, match="is removed"):
         fetch(server.url, str(tmp_path / "other"))
-    assert files(tmp_path / "other") == []
+    assert not (tmp_path / "other").exists()
 
 
 def test_nothing_beyond_what_is_kept(server, tmp_path):
@@ -206,7 +206,7 @@ def test_full_disk_is_not_the_networks_fault(server, tmp_path):
         fetch(server.url, str(tmp_path))
     assert server.asked == [None]
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cannot write .*file"):
+    with pytest.raises(InputError, match=r"--out=.*file.*: a writable folder expected"):
         fetch(server.url, str(tmp_path / "file" / "folder"))
 
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import re
 import sys
 import types
 
@@ -12,7 +13,9 @@ import pytest
 import safetensors.numpy
 
 from rrsr_jax.errors import InputError
+from rrsr_jax.weights import readers
 from rrsr_jax.weights.readers import read
+from tests.helpers import ROOT
 
 ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "a.bias": np.zeros(3, np.float32)}
 
@@ -44,8 +47,9 @@ class Tensor:
 def fake_torch(monkeypatch):
     """Puts a PyTorch in place whose `torch.load` is the given function."""
 
-    def put(load):
-        monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(load=load, Tensor=Tensor, bfloat16="bfloat16"))
+    def put(load, version="2.10.0+cpu"):
+        torch = types.SimpleNamespace(load=load, Tensor=Tensor, bfloat16="bfloat16", __version__=version)
+        monkeypatch.setitem(sys.modules, "torch", torch)
 
     return put
 
@@ -129,6 +133,23 @@ def test_without_torch(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"x\.pth needs PyTorch: pip install 'rrsr_jax\[torch\]'"):
         read(tmp_path / "x.pth")
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt"])
+@pytest.mark.parametrize("version", ["1.13.1", "2.5.1+cu124", "2.9.1", "2.9.0a0+git1234567"])
+def test_an_old_torch_opens_nothing(suffix, version, tmp_path, fake_torch):
+    fake_torch(lambda *_, **__: pytest.fail("opened"), version)
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes(pickle.dumps({"a": Code(tmp_path / "made")}))
+    message = rf"x\{suffix} is not opened: PyTorch 2\.10 or newer expected, got {re.escape(version)}, .* pip install -U"
+    with pytest.raises(InputError, match=message):
+        read(file)
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_oldest_torch_is_that_of_the_package():
+    found = re.search(r"torch >=(\d+)\.(\d+)", (ROOT / "setup.cfg").read_text())
+    assert tuple(map(int, found.groups())) == readers.SAFE_TORCH
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt"])

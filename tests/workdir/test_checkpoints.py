@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 import rrsr_jax
@@ -33,17 +33,10 @@ def state_at(step):
     return create_state(CONFIG, jax.tree.map(jnp.asarray, params)).replace(step=jnp.asarray(step, jnp.int32))
 
 
-def batches_at(step):
-    batches = iter(grain.MapDataset.range(100).to_iter_dataset())
-    for _ in range(step):
-        next(batches)
-    return batches
-
-
-def save(workdir, *steps):
-    with contextlib.closing(Checkpoints(workdir, CONFIG)) as checkpoints:
+def save(workdir, *steps, data=None):
+    with contextlib.closing(Checkpoints(workdir, CONFIG, data)) as checkpoints:
         for step in steps:
-            checkpoints.save(state_at(step), batches_at(step))
+            checkpoints.save(state_at(step))
 
 
 def like():
@@ -53,11 +46,7 @@ def like():
 
 
 def assert_restores(checkpoints, step):
-    """State and data iterator are those of the step."""
-    batches = batches_at(0)
-    restored = checkpoints.restore(like(), batches)
-    jax.tree.map(np.testing.assert_array_equal, restored, state_at(step))
-    assert next(batches) == step
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(like()), state_at(step))
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +122,7 @@ def test_damage_to_any_file_is_noticed(workdir, damage):
     assert newest_intact(workdir) == (2, {})
 
 
-@pytest.mark.parametrize("item", ["state", "data", "description"])
+@pytest.mark.parametrize("item", ["state", "description"])
 @pytest.mark.parametrize("damage", [half, pathlib.Path.unlink, lambda path: shutil.rmtree(path.parent)])
 def test_the_one_before_a_damaged_checkpoint_takes_its_place(workdir, item, damage, capsys):
     damage(file_of(item)(workdir))
@@ -156,21 +145,21 @@ def test_a_run_goes_on_from_the_one_before(workdir):
         damaged = content(workdir / "checkpoints" / "2")
         with contextlib.closing(Checkpoints(workdir, CONFIG)) as checkpoints:
             assert_restores(checkpoints, 1)
-            checkpoints.save(state_at(2), batches_at(2))
+            checkpoints.save(state_at(2))
         kept = content(workdir / "checkpoints" / f"2.damaged{time_}")
         assert sorted(kept.values()) == sorted(damaged.values())
     assert names(workdir) == ["1", "2", "2.damaged1", "2.damaged2"]
     with contextlib.closing(Checkpoints(workdir, CONFIG)) as checkpoints:
         assert_restores(checkpoints, 2)
-        checkpoints.save(state_at(3), batches_at(3))
+        checkpoints.save(state_at(3))
     assert names(workdir) == ["2", "2.damaged1", "2.damaged2", "3"]
 
 
 def test_nothing_intact(workdir):
     half(file_of("state", 1)(workdir))
-    shutil.rmtree(workdir / "checkpoints" / "2" / "data")
+    shutil.rmtree(workdir / "checkpoints" / "2" / "description")
     before = content(workdir)
-    message = r"all checkpoints in .* damaged; (.|\n)*2: .*/data/(.|\n)*1: .*/state/.*: not as it was written"
+    message = r"all checkpoints in .* damaged; (.|\n)*2: .*/description/(.|\n)*1: .*/state/.*: not as it was written"
     for config in (None, CONFIG):
         with pytest.raises(InputError, match=message):
             Checkpoints(workdir, config)
@@ -188,16 +177,32 @@ def test_an_interrupted_save_does_not_count_and_goes(workdir):
     assert names(workdir) == ["2", "3"]
 
 
-def test_a_data_iterator_that_cannot_be_restored(workdir):
-    """Of another number of processes, say: it has no file for this one, and no checksum for such a file."""
+def test_a_checkpoint_with_the_data_iterators_of_two_processes(workdir):
+    """As older versions wrote them; they are not needed."""
     folder = workdir / "checkpoints" / "2"
-    (folder / "data" / "process_0-of-1.json").rename(folder / "data" / "process_0-of-2.json")
+    for process in range(2):
+        file = folder / "data" / f"process_{process}-of-2.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text('{"next_index": 2}')
     write_checksums(folder)
-    with (
-        contextlib.closing(Checkpoints(workdir)) as checkpoints,
-        pytest.raises(InputError, match=r"checkpoint .*/2 cannot be read; was it written by as many processes"),
-    ):
-        checkpoints.restore(like(), batches_at(0))
+    with contextlib.closing(Checkpoints(workdir, CONFIG, {"name": "cufed"})) as checkpoints:
+        assert_restores(checkpoints, 2)
+        checkpoints.save(state_at(3))
+    assert names(workdir) == ["2", "3"]
+
+
+def test_a_run_on_another_data_set(tmp_path):
+    here = {"name": "cufed", "examples": 11871, "fingerprint": "0123"}
+    save(tmp_path, 1, data=here)
+    assert description(tmp_path)["data"] == here
+    save(tmp_path, 2, data=here)
+    before = content(tmp_path)
+    message = (
+        r"another data set named cufed: 11871 examples with fingerprint 0123 there, 5 with 4567 here\. To go on, put"
+    )
+    with pytest.raises(InputError, match=message):
+        save(tmp_path, 3, data={"name": "cufed", "examples": 5, "fingerprint": "4567"})
+    assert content(tmp_path) == before
 
 
 def fill(workdir, size, step):
@@ -205,7 +210,7 @@ def fill(workdir, size, step):
     with largest_file(size):
         try:
             with contextlib.closing(Checkpoints(workdir, CONFIG)) as checkpoints:
-                checkpoints.save(state_at(step), batches_at(step))
+                checkpoints.save(state_at(step))
                 for _ in range(1000):
                     checkpoints.check()
                     time.sleep(0.01)
@@ -239,10 +244,10 @@ def test_a_disk_that_fails_otherwise(workdir, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(grain.checkpoint.CheckpointHandler, "save", fail)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
     message = r"cannot save checkpoint 3 to .*: Input/output error; the last good one is 2; mend that and give"
     with contextlib.closing(Checkpoints(workdir, CONFIG)) as checkpoints, pytest.raises(InputError, match=message):
-        checkpoints.save(state_at(3), batches_at(3))
+        checkpoints.save(state_at(3))
 
 
 def test_fields_that_a_config_does_not_have(tmp_path):
