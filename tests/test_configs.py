@@ -224,7 +224,10 @@ def test_configs_of_any_folder_work_from_any_folder(config, tmp_path):
         text=True,
         timeout=300,
     )
-    assert (end.returncode, end.stderr.splitlines()[-1]) == (2, "error: config.steps: at least 1 expected, got 0")
+    assert (end.returncode, end.stderr.splitlines()[-1]) == (
+        2,
+        "error: config.steps: a whole number from 1 to 2147483647 expected, got 0",
+    )
 
 
 def test_the_program_imports_no_configs():

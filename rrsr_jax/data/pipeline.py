@@ -87,26 +87,15 @@ def training_data(
     `homography` (., 3, 3) float32; with `config.skip_damaged` also `skipped`, how many damaged records came before each image.
 
     Args:
-      config: the `data` part of a config.
+      config: the `data` part of a config that `config_checks` has accepted.
       batch_size: of all processes together.
       seed: of shuffling, augmentation and warps.
       process_index, process_count: this process, of all.
       transforms: `transforms.reciprocal_pairs` or `transforms.warped_pairs`.
 
     Raises:
-      InputError: wrong settings or data; says what was expected.
+      InputError: no such dataset, images that are too small, or a batch that the processes cannot share.
     """
-    if config.patch % SCALE_FACTOR or config.patch < datasets.SMALLEST:
-        raise InputError(
-            f"config.data.patch: a multiple of {SCALE_FACTOR}, at least {datasets.SMALLEST}, expected, got {config.patch}"
-        )
-    if config.warp and not 0 <= config.warp_range[0] <= config.warp_range[1] < config.patch / 2:
-        raise InputError(
-            f"config.data.warp_range: two rising numbers below half the patch of {config.patch} expected, got {config.warp_range}"
-        )
-    _check_augmentation(config)
-    if min(config.threads, config.prefetch, config.workers) < 0:
-        raise InputError("config.data: threads, prefetch and workers of at least 0 expected")
     if batch_size % process_count:
         raise InputError(f"config.batch_size: a multiple of {process_count} processes expected, got {batch_size}")
     if config.name == "embedded":
@@ -143,37 +132,6 @@ def _check_sizes(config: ConfigDict, examples: datasets.Prepared) -> None:
             f"{config.name} are smaller: {names}. Lower it, or leave these images out: prepare them "
             f"under another name (--dataset={config.name.partition('/')[0]}/NAME), with --smallest={config.patch} --skip_bad"
         )
-
-
-def _check_augmentation(config: ConfigDict) -> None:
-    """Raises InputError for settings out of range."""
-    view, shares, light = config.view, config.reference_shares, config.light
-    if min(view.shift, view.corners) < 0 or view.corners > 0.25:
-        raise InputError(
-            f"config.data.view: shift of at least 0 and corners of 0 to 0.25 expected, got {view.to_dict()}"
-        )
-    if not 0 <= view.rotation <= 180 or not 0.25 <= view.zoom[0] <= view.zoom[1] <= 4:
-        raise InputError(
-            "config.data.view: rotation of 0 to 180 and zoom of two increasing numbers from 0.25 to 4 expected, got "
-            f"{view.to_dict()}"
-        )
-    if min(shares.values()) < 0 or sum(shares.values()) > 1:
-        raise InputError(
-            f"config.data.reference_shares: shares of at least 0, together at most 1, expected, got {shares.to_dict()}"
-        )
-    if min(light.values()) < 0 or max(light.values()) > 2 or light.contrast >= 1:
-        raise InputError(
-            f"config.data.light: 0 to 2 stops, and contrast of 0 to below 1, expected, got {light.to_dict()}"
-        )
-    for name in ("reference_degradation", "degradation"):
-        part = config[name]
-        if not 0 <= part.share <= 1 or min(part.blur, part.noise) < 0 or not 1 <= part.jpeg <= 100:
-            raise InputError(
-                f"config.data.{name}: share of 0 to 1, blur and noise of at least 0, jpeg of 1 to 100 expected, got "
-                f"{part.to_dict()}"
-            )
-    if config.pairs not in ("warp", "view"):
-        raise InputError(f"config.data.pairs: warp or view expected, got {config.pairs!r}")
 
 
 def _ignore_signals(*_):

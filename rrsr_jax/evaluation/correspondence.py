@@ -110,9 +110,15 @@ def _evaluate_set(
             continue
         warped, homography = perspective_warp(hr, np.random.default_rng([SEED, index]), *warp_range)
         blurred = upscale(downscale(hr))
-        scores["hr_hr"].append(accuracy(params, hr, warped, homography))
-        for name, network in {"lr_hr": params, **baselines}.items():
-            scores[name].append(accuracy(network, blurred, warped, homography))
+        shares = {"hr_hr": accuracy(params, hr, warped, homography)}
+        shares |= {
+            name: accuracy(net, blurred, warped, homography) for name, net in {"lr_hr": params, **baselines}.items()
+        }
+        if not np.isfinite(list(shares.values())).all():
+            failed[example["name"]] = f"no correspondence within {hr.shape[0]}x{hr.shape[1]} pixels (config.eval.patch)"
+            continue
+        for name, share in shares.items():
+            scores[name].append(share)
     means = {name: {METRIC: float(np.mean(values))} for name, values in scores.items() if values}
     return SetResult(images=len(test_set), references=means, failed=failed)
 

@@ -1,5 +1,6 @@
 """Super-resolves the images of one test set, and measures the results: in training runs and with `--mode=eval` alike."""
 
+import contextlib
 import csv
 import io
 import json
@@ -21,7 +22,7 @@ from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality
 from rrsr_jax.evaluation.protocols import TestSet, bucket_inputs, bucket_plan, crop_to_multiple, paper_inputs
-from rrsr_jax.evaluation.results import SetResult
+from rrsr_jax.evaluation.results import SetResult, asides, move_aside
 from rrsr_jax.models.contract import read_contract
 from rrsr_jax.workdir.files import inside, write_atomically
 
@@ -55,6 +56,8 @@ class Evaluation(NamedTuple):
 def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]:
     """The model as a function of parameters and an `Upscaler`'s arguments; compiled once per pair of sizes.
 
+    It raises an InputError if the result is not finite.
+
     Padding of `lr` further away than the model's `reach` cannot change what is not padding, and is left out: in the published
     five-reference protocol about 60 % of the work on the input. See `Contract` for what a model says about padding.
     """
@@ -68,8 +71,11 @@ def make_upscaler(model: nn.Module) -> Callable[[Mapping, np.ndarray, np.ndarray
         if contract.reach is not None:
             height, width = (-(-(size + contract.reach) // SIZE_MULTIPLE) * SIZE_MULTIPLE for size in valid)
             lr = lr[:height, :width]
-        images = (image[None].astype(np.float32) / 255 for image in (lr, ref))
-        return to_uint8(apply(params, *images, np.array([valid], np.int32))[0])
+        lr, ref = (image[None].astype(np.float32) / 255 for image in (lr, ref))
+        sr = np.asarray(apply(params, lr, ref, np.array([valid], np.int32)))[0]
+        if not np.isfinite(sr).all():
+            raise InputError("the model's result is not finite; evaluate another checkpoint or other weights")
+        return to_uint8(sr)
 
     return run
 
@@ -83,7 +89,7 @@ def evaluate_set(
     stop: Callable[[], bool] = bool,
     padded: bool = True,
 ) -> Evaluation:
-    """Evaluates one test set. Images that `out` already has of the same identity are not computed again.
+    """Evaluates one test set. Images that `out` already has of the same identity are not computed again; see `make_room`.
 
     An image that cannot be read, or that the device has no memory for, is reported and left out of the means.
 
@@ -185,20 +191,64 @@ def _means(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str,
     return means
 
 
+def make_room(out: pathlib.Path, identity: Mapping[str, Any]) -> None:
+    """Makes `out` the folder of one evaluation, and keeps what another one has left there.
+
+    The folder of another evaluation is moved aside, see `results.move_aside`. One that was moved aside before and has this
+    identity comes back. Of an earlier step of the same run, only the scores are kept, as `images.step_N.csv`: pictures of every
+    evaluation during training would fill the disk.
+
+    Args:
+      out: the folder.
+      identity: JSON values.
+    """
+    there = _identity_in(out)
+    if there == identity or not out.is_dir() or not any(out.iterdir()):
+        return
+    if there and _is_earlier_step(there, identity):
+        log(
+            f"note: pictures of step {identity['step']} replace those of step {there['step']} in {out}; its scores are kept"
+        )
+        (out / "images.csv").rename(out / f"images.step_{there['step']}.csv")
+        for path in out.iterdir():
+            if not path.match("images.step_*.csv"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return
+    again = next((folder for folder in asides(out) if _identity_in(folder) == identity), None)
+    move_aside(out)
+    if again:
+        again.rename(out)
+        log(f"note: {again}, of the same evaluation as this one, is {out} again")
+
+
+def _is_earlier_step(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether one identity is that of another at an earlier step of the run."""
+    before, now = there.get("step"), here.get("step")
+    moved = {name: here[name] for name in ("step", "parameters") if name in here}
+    return isinstance(before, int) and isinstance(now, int) and before < now and {**there, **moved} == here
+
+
+def _identity_in(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The identity of the evaluation whose folder it is; None for a folder that no evaluation can go on with."""
+    with contextlib.suppress(OSError, ValueError), (folder / "images.csv").open():
+        return json.loads((folder / "identity.json").read_text())
+    return None
+
+
 class _Rows:
     """The scores of one test set in `images.csv`, appended row by row, so that an interrupted evaluation can continue."""
 
     def __init__(self, out: pathlib.Path, identity: Mapping[str, Any]):
-        """Reads the rows of the same identity; removes everything in `out` of another."""
+        """Reads the rows of the same identity; what `out` has of another is kept elsewhere, see `make_room`."""
         self._path, mark = out / "images.csv", out / "identity.json"
         self._rows: dict[tuple[str, str], dict[str, float]] = {}
         identity = json.loads(json.dumps(identity))  # tuples become lists
-        if mark.exists() and self._path.exists() and json.loads(mark.read_text()) == identity:
+        make_room(out, identity)
+        if _identity_in(out) == identity:
             complete, _, _ = self._path.read_text().rpartition("\n")  # the last row may be cut off
             for row in csv.DictReader(io.StringIO(complete, newline="")):
-                self._rows[row["name"], row["reference"]] = {metric: float(row[metric]) for metric in METRICS}
-        else:
-            shutil.rmtree(out, ignore_errors=True)
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged row is computed again
+                    self._rows[row["name"], row["reference"]] = {metric: float(row[metric]) for metric in METRICS}
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path, self._text())
         write_atomically(mark, json.dumps(identity))

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import itertools
 import json
 import pathlib
+import re
 import zlib
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
@@ -12,6 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rrsr_jax.console import log
 from rrsr_jax.errors import InputError
 from rrsr_jax.workdir.checkpoints import SAME_RESULT
 from rrsr_jax.workdir.files import write_atomically
@@ -48,14 +51,53 @@ def identity(params: Mapping | None, step: int | str, config: ConfigDict) -> dic
 def write(path: pathlib.Path, identity: Mapping[str, Any], results: Results) -> None:
     """Writes results as JSON: the identity's fields, and the results under `sets`.
 
-    Sets that the file already has are kept if they are of the same identity.
+    Sets that the file already has are kept if they are of the same identity. If anything that the file has would be lost, it is
+    moved aside first.
     """
-    identity = json.loads(json.dumps(identity))  # tuples become lists
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        before = json.loads(path.read_text())
-        if before | identity == before:
-            results = before["sets"] | results
-    write_atomically(path, json.dumps({**identity, "sets": results}, indent=2))
+    new = {**json.loads(json.dumps(identity)), "sets": json.loads(json.dumps(results))}  # tuples become lists
+    if path.exists():
+        before = _read(path)
+        if before and before | identity_of(new) == before:
+            new["sets"] = before["sets"] | new["sets"]
+        if not _holds(new, before):
+            move_aside(path)
+    write_atomically(path, json.dumps(new, indent=2))
+
+
+def identity_of(written: Mapping[str, Any]) -> dict[str, Any]:
+    """What `write` was given as the identity."""
+    return {name: value for name, value in written.items() if name != "sets"}
+
+
+def _read(path: pathlib.Path) -> Any:
+    """What `write` has written; None for anything else."""
+    with contextlib.suppress(OSError, ValueError):
+        written = json.loads(path.read_text())
+        if isinstance(written, dict) and isinstance(written.get("sets"), dict):
+            return written
+    return None
+
+
+def _holds(new: Any, old: Any) -> bool:
+    """Whether JSON values have all that others have."""
+    if isinstance(new, dict) and isinstance(old, dict):
+        return all(name in new and _holds(new[name], value) for name, value in old.items())
+    return new == old
+
+
+def asides(path: pathlib.Path) -> list[pathlib.Path]:
+    """What `move_aside` has made of `path` so far, oldest first."""
+    pattern = re.compile(rf"{re.escape(path.stem)}\.(\d+){re.escape(path.suffix)}")
+    found = {int(match[1]): other for other in path.parent.glob("*") if (match := pattern.fullmatch(other.name))}
+    return [found[number] for number in sorted(found)]
+
+
+def move_aside(path: pathlib.Path) -> None:
+    """Renames results, a file or a folder, to make room for others, and says so: NAME.json becomes NAME.1.json, then .2 ..."""
+    numbers = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+    aside = next(other for other in numbers if not other.exists())
+    path.rename(aside)
+    log(f"note: {path} has other results; they are kept as {aside}")
 
 
 def flat(results: Results) -> dict[str, float]:

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from kernels.bench import Timed, in_turns, timed
-from rrsr_jax import SCALE_FACTOR, config_files, models
+from rrsr_jax import SCALE_FACTOR, config_checks, config_files, models
 from rrsr_jax.console import exit_on_error
 from rrsr_jax.data import datasets, pipeline, prepare
 from rrsr_jax.data.images import random_view
@@ -222,6 +222,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     with exit_on_error():
         config = config_files.load(options.config) if options.config else published_config()
+        if options.config:
+            config_checks.check(config)
         measure(config, options)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from rrsr_jax import SCALE_FACTOR, config_files, models
+from rrsr_jax import SCALE_FACTOR, config_checks, config_files, models
 from rrsr_jax.console import exit_on_error, log
 from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.data.pictures import read_rgb8
@@ -80,6 +80,7 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
     saved = f"{saved_config.__file__}:{workdir}"
     config_files.check_overrides(options.set, {saved: config_files.fields(config_files.load(saved))})
     config = config_files.load(saved, options.set)
+    config_checks.check(config)
     if config.model.name not in models.MODELS:
         raise InputError(
             f"--workdir={workdir}: a run of a super-resolution model expected, got one of {config.model.name}"
@@ -99,6 +100,8 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
             raise InputError(
                 f"--workdir={workdir}: {config.model.name} has no alignments to draw; a run of rrsr or c2_matching expected"
             )
+        if not np.isfinite(sr).all():
+            raise InputError(f"--workdir={workdir}: the result for {name} is not finite; choose another run")
         names.append(name)
         for block, weights in routed.items():
             routing.setdefault(block, []).append(np.asarray(weights)[0])

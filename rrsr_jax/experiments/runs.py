@@ -17,8 +17,10 @@ from ml_collections import ConfigDict
 
 from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation import results
 from rrsr_jax.training import train
 from rrsr_jax.workdir.files import inside
+from rrsr_jax.workdir.integrity import has_checkpoint
 from rrsr_jax.workdir.progress import read_records
 
 # A training step is timed over at least so many steps and seconds, after the first.
@@ -97,11 +99,16 @@ def _in_order(names: Sequence[str], runs: Sequence[Run], seeds: int) -> list[Run
     return ordered
 
 
-def check(run: Run) -> None:
-    """Raises InputError for what would end the run before its first step: model, schedule, data, test sets."""
-    config = run.config
+def check(run: Run, planned: Sequence[Run]) -> None:
+    """Raises InputError for what would end the run before its first step, or leave it without results.
+
+    Args:
+      run: one of `planned`.
+      planned: all runs of the list; it may start from one of them.
+    """
+    starts = any(not has_checkpoint(other.workdir) for other in planned if other.name == run.name)
     try:
-        stage, _ = train.open_run(config)
+        stage, _, _ = train.open_run(run.config, starts, {str(other.workdir): other.config.stage for other in planned})
         if not stage.test_sets:
             raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     except InputError as error:
@@ -149,7 +156,8 @@ def execute(run: Run, stop: Callable[[], bool], lock: int) -> int:
     """
     run.workdir.mkdir(parents=True, exist_ok=True)
     # Results of another evaluation would look like this one's, once the config beside them is the new one.
-    (run.workdir / "results.json").unlink(missing_ok=True)
+    if (run.workdir / "results.json").exists():
+        results.move_aside(run.workdir / "results.json")
     call = [sys.executable, "-m", "rrsr_jax.main", f"--config={run.file}", f"--workdir={run.workdir}"]
     call += [f"--config.{override}" for override in run.overrides]
     # A session of its own: Ctrl-C comes here, and reaches the run once. Its results go where its progress goes.

@@ -37,7 +37,6 @@ from rrsr_jax.experiments.runs import Run
 from rrsr_jax.workdir import lock
 from rrsr_jax.workdir.checkpoints import check_same_run
 from rrsr_jax.workdir.files import write_atomically
-from rrsr_jax.workdir.integrity import has_checkpoint
 
 # The fields of a config that the time of a training step depends on.
 TIMED_FIELDS = ("model", "data", "batch_size", "loss", "learning_rates", "ema_decay", "stage", "discriminator")
@@ -81,14 +80,8 @@ def run_list(
     if minutes and any(override.startswith("steps=") for override in overrides):
         raise InputError("--minutes or --set steps=N expected, got both")
     planned = runs.plan(configs, workdir, overrides, seeds)
-    own = {str(run.workdir) for run in planned}
-    for run in {run.name: run for run in planned}.values():
-        runs.check(run)
-        if (source := run.config.init_from) not in {"", *own} and not has_checkpoint(pathlib.Path(source)):
-            raise InputError(
-                f"{run.file}: config.init_from={source}: another config of the list, or the folder of a run with a "
-                "checkpoint, expected"
-            )
+    for run in {run.name: run for run in planned}.values():  # of each config the largest seed
+        runs.check(run, planned)
     failed = []
     with contextlib.ExitStack() as stack:
         held = stack.enter_context(lock.only_writer(workdir / lock.NAME, f"--workdir={workdir}"))

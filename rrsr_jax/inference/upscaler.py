@@ -135,8 +135,8 @@ class Upscaler:
           InputError: an image of another shape or dtype or with values that are no colours, or too large for a model that is run
             whole; or weights whose result is not finite.
         """
-        image = _checked("the image", rgb)
-        others = [_checked(f"reference {number}", r) for number, r in enumerate(references, start=1)]
+        image = _extended(_checked("the image", rgb))
+        others = [_extended(_checked(f"reference {number}", r)) for number, r in enumerate(references, start=1)]
         tell = progress or (lambda share, what: None)
         tell(0.0, "starting")
         notes: tuple[str, ...] = ("",) * len(others)
@@ -158,11 +158,12 @@ class Upscaler:
         """How well each candidate matches an image, -1 to 1, from small copies of them; images as in `upscale`.
 
         Raises:
-          InputError: the model does not search for matches.
+          InputError: images as in `upscale`, or the model does not search for matches.
         """
         model, params = self._weights.model, self._weights.params
-        small = [reduced(np.asarray(candidate, np.float32), SIDE) for candidate in candidates]
-        return ranking.match_scores(model, params, reduced(np.asarray(rgb, np.float32), SIDE // SCALE_FACTOR), small)
+        image = reduced(_checked("the image", rgb), SIDE // SCALE_FACTOR)
+        small = [reduced(_checked(f"candidate {i}", one), SIDE) for i, one in enumerate(candidates, start=1)]
+        return ranking.match_scores(model, params, image, small)
 
     def _staged(self, image: np.ndarray, others: list[np.ndarray], tell: Progress) -> Upscaled:
         stages, model = self._stages, self._stages.model
@@ -277,7 +278,7 @@ class _Report:
 
 
 def _checked(name: str, rgb: np.ndarray) -> np.ndarray:
-    """A contiguous float32 copy of at least `SMALLEST` pixels a side."""
+    """As float32; InputError unless it is an image of colours."""
     rgb = np.asarray(rgb)
     if rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
         raise InputError(f"{name}: RGB of shape (height, width, 3) expected, got {rgb.shape}")
@@ -289,8 +290,13 @@ def _checked(name: str, rgb: np.ndarray) -> np.ndarray:
             f"{name}: values about from 0 to 1 expected, got {low:g} to {high:g}; divide by the value of white, often 255, "
             "and replace what is not finite"
         )
+    return np.asarray(rgb, np.float32)
+
+
+def _extended(rgb: np.ndarray) -> np.ndarray:
+    """A contiguous copy of at least `SMALLEST` pixels a side."""
     missing = [(0, max(0, SMALLEST - n)) for n in rgb.shape[:2]]
-    return np.pad(np.asarray(rgb, np.float32), (*missing, (0, 0)), "edge")
+    return np.pad(rgb, (*missing, (0, 0)), "edge")
 
 
 def _cropped(rgb: np.ndarray) -> np.ndarray:

@@ -26,8 +26,6 @@ from rrsr_jax.training.stage import Stage
 from rrsr_jax.training.step import DATA_AXIS, Step, create_state, minimise
 from rrsr_jax.workdir.state import TrainState
 
-SMALLEST_PATCH = 80  # pixels a side that leave enough correspondences inside, when warped
-
 
 def contrastive_terms(
     net: nn.Module,
@@ -82,13 +80,8 @@ class Teacher(Stage):
     transforms = staticmethod(transforms.warped_pairs)
 
     def __init__(self, config: ConfigDict, mesh: Mesh):
-        """See `Stage`; also InputError for patches with too few correspondences."""
+        """See `Stage`."""
         super().__init__(config, mesh)
-        if config.data.patch < SMALLEST_PATCH:
-            raise InputError(
-                f"config.data.patch: at least {SMALLEST_PATCH} expected, or a pair has too few correspondences to learn from, "
-                f"got {config.data.patch}"
-            )
         self._step = make_matcher_step(self.model, config, mesh)
         self._accuracy = matching.make_accuracy(self.model)
 
@@ -100,9 +93,13 @@ class Teacher(Stage):
         """See `Stage`."""
         return create_state(self.config, initialise_model(self.model, key))
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self, complete: bool = False) -> TrainState:
         """See `Stage`; the parameters come from `config.init_from`, or are those of `fresh_params`."""
         source = read_source(self.config, self.SOURCES)
+        if complete and not source and not self.config.weights.correspondence:
+            raise InputError(
+                "config.init_from, a run of stage teacher, or config.weights.correspondence expected; got neither"
+            )
         params = fresh_params(self.model, self.config)
         return create_state(self.config, fitted(self.config, params, source.generator) if source else params)
 
@@ -140,18 +137,23 @@ class Student(Teacher):
         params = initialise_model(self.model, key)
         return create_state(self.config, params, frozen={"teacher": jax.tree.map(jnp.copy, params)})
 
-    def initial_state(self) -> TrainState:
+    def check_sources(self, planned: Mapping[str, str]) -> None:
+        """See `Stage`; a student needs a teacher."""
+        if not self.config.init_from and not self.config.weights.correspondence:
+            raise InputError(
+                "config.init_from is empty; the workdir of a run of stage teacher expected, see configs/, or "
+                "config.weights.correspondence, a teacher from elsewhere"
+            )
+        super().check_sources(planned)
+
+    def initial_state(self, complete: bool = False) -> TrainState:
         """See `Stage`; a student starts as its teacher.
 
         The teacher is the run `config.init_from`, or comes from `config.weights.correspondence`. From a student's run, student
         and teacher go on as they are.
         """
+        self.check_sources({})
         source = read_source(self.config, self.SOURCES)
-        if not source and not self.config.weights.correspondence:
-            raise InputError(
-                "config.init_from is empty; the workdir of a run of stage teacher expected, see configs/, or "
-                "config.weights.correspondence, a teacher from elsewhere"
-            )
         params = fresh_params(self.model, self.config)
         teacher = None
         if source:

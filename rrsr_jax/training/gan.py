@@ -54,8 +54,20 @@ class Gan(SuperResolution):
             parts["frozen"] = {"perceptual": VGG("relu5_1").init(key, jnp.zeros((1, 16, 16, 3)))["params"]}
         return create_state(self.config, initialise_model(self.model, key), **parts)
 
-    def initial_state(self) -> TrainState:
+    def check_sources(self, planned: Mapping[str, str]) -> None:
+        """See `Stage`; the perceptual loss needs VGG-19."""
+        if self.config.loss.perceptual and not self.config.weights.vgg:
+            raise InputError(
+                "config.weights.vgg is empty: the perceptual loss needs VGG-19's weights (python -m rrsr_jax.weights fetch "
+                "vgg19); or leave it out with --config.loss.perceptual=0"
+            )
+        super().check_sources(planned)
+
+    def initial_state(self, complete: bool = False) -> TrainState:
         """See `Stage`; the discriminator's parameters are those of `gan_parts`."""
+        if complete:  # evaluation has no discriminator
+            return super().initial_state(complete)
+        self.check_sources({})
         source = read_source(self.config, self.SOURCES)
         params = model_params(self.model, self.config, source)
         return create_state(self.config, params, **gan_parts(self.config, source))
@@ -72,7 +84,7 @@ def gan_parts(config: ConfigDict, source: TrainState | None = None) -> dict[str,
     that is a GAN run; random numbers. VGG-19 comes from `config.weights.vgg`.
 
     Raises:
-      InputError: a perceptual loss without VGG-19, or files that do not fit.
+      InputError: files that do not fit.
     """
     parts: dict[str, Any] = {"frozen": {}}
     if config.loss.adversarial:
@@ -87,11 +99,6 @@ def gan_parts(config: ConfigDict, source: TrainState | None = None) -> dict[str,
             found = {"discriminator": source.discriminator, "statistics": source.statistics}
             parts |= fitted(config, {name: parts[name] for name in found}, found)
     if config.loss.perceptual:
-        if not config.weights.vgg:
-            raise InputError(
-                "config.weights.vgg is empty: the perceptual loss needs VGG-19's weights (python -m rrsr_jax.weights fetch "
-                "vgg19); or leave it out with --config.loss.perceptual=0"
-            )
         parts["frozen"] = {"perceptual": weight_files.load("vgg19", config.weights.vgg)}
     return parts
 

@@ -1,6 +1,7 @@
 """Where parameters come from before the first step: random numbers, files of weights, an earlier stage's run."""
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,20 +49,36 @@ def read_source(config: ConfigDict, stages: Sequence[str]) -> TrainState | None:
     """
     if not config.init_from:
         return None
-    workdir = pathlib.Path(config.init_from)
-    if not has_checkpoint(workdir):
+    check_sources(config, stages, {})
+    with contextlib.closing(Checkpoints(pathlib.Path(config.init_from))) as checkpoints:
+        return checkpoints.read_state()
+
+
+def check_sources(config: ConfigDict, stages: Sequence[str], planned: Mapping[str, str]) -> None:
+    """Raises InputError unless the files of `config.weights` are there, and the run that `config.init_from` names.
+
+    Args:
+      config: of the run that starts.
+      stages: from which it can start.
+      planned: stages of the runs that will be there by then, by their workdirs.
+    """
+    for part, path in config.weights.items():
+        if path and not os.path.exists(path):
+            raise InputError(f"config.weights.{part}: a file or folder of weights expected, there is no {path}")
+    source = config.init_from
+    if not source:
+        return
+    if source not in planned and not has_checkpoint(pathlib.Path(source)):
         raise InputError(
-            f"config.init_from={workdir}: no checkpoint in {workdir}; the folder of a run expected (or in a list, see "
+            f"config.init_from={source}: no checkpoint in {source}; the folder of a run expected (or in a list, see "
             "rrsr_jax.experiments.table, the name of another config of that list)"
         )
-    stage = description(workdir)["stage"]
+    stage = planned.get(source) or description(pathlib.Path(source))["stage"]
     if stage not in stages:
         raise InputError(
-            f"config.init_from={workdir}: a run of stage {' or '.join(stages)} expected to start stage {config.stage} "
+            f"config.init_from={source}: a run of stage {' or '.join(stages)} expected to start stage {config.stage} "
             f"from, got one of stage {stage}"
         )
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        return checkpoints.read_state()
 
 
 def fitted(config: ConfigDict, params: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,8 +88,8 @@ def fitted(config: ConfigDict, params: Mapping[str, Any], source: Mapping[str, A
     return dict(source)
 
 
-def load_part(params: dict[str, Any], part: str, path: str, module: str = "") -> None:
-    """Replaces what the file `path` has of `part`, an entry of `config.weights`, in `params`.
+def load_part(params: dict[str, Any], part: str, path: str, module: str = "") -> set[str]:
+    """Replaces what the file `path` has of `part`, an entry of `config.weights`, in `params`; returns the names of its modules.
 
     Args:
       params: of a model.
@@ -94,6 +111,7 @@ def load_part(params: dict[str, Any], part: str, path: str, module: str = "") ->
     wanted = {name: value for name, value in target.items() if name not in MODULES or name in loaded}
     check_shapes(f"{path} (config.weights.{part}) and this config's model", flat_shapes(wanted), flat_shapes(loaded))
     target.update(loaded)
+    return {module} if module else set(loaded)
 
 
 def scale_kernels(params: Mapping[str, Any], gain: float) -> dict[str, Any]:

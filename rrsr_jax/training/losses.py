@@ -17,7 +17,7 @@ def perceptual(features_sr: jax.Array, features_hr: jax.Array, axis_name: str | 
     `axis_name` is that of the devices that share the batch, if any.
     """
     squares = ((features_sr - features_hr) ** 2).sum()
-    return jnp.sqrt(squares if axis_name is None else jax.lax.psum(squares, axis_name))
+    return _root(squares if axis_name is None else jax.lax.psum(squares, axis_name))
 
 
 def gradient_penalty(
@@ -35,9 +35,7 @@ def gradient_penalty(
     """
     mixed = alpha * real + (1 - alpha) * fake
     gradient = jax.grad(lambda images: discriminate(images).sum())(mixed)
-    squares = (gradient**2).sum((1, 2, 3))
-    # A saturated discriminator has no gradient, and the root no slope there.
-    norm = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    norm = _root((gradient**2).sum((1, 2, 3)))
     return ((norm - 1) ** 2).mean(), norm
 
 
@@ -151,6 +149,11 @@ def info_nce(
         return -jnp.where(used, found, 0).sum() / jnp.maximum(used.sum(), 1)
 
     return _mean_of_sufficient(jax.vmap(one)(first, second, position, used), used, fewest, axis_name)
+
+
+def _root(squares: jax.Array) -> jax.Array:
+    """The square root, with a gradient of 0 at 0: equal features, and a saturated discriminator, are there."""
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def _between_cells(descriptors: jax.Array, position: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import protocols
 from rrsr_jax.evaluation.protocols import TestSet
 from rrsr_jax.evaluation.results import Results
+from rrsr_jax.training import initial
 from rrsr_jax.training.step import Step
 from rrsr_jax.workdir.state import TrainState
 
@@ -59,8 +60,23 @@ class Stage(abc.ABC):
         """A state with random parameters. It is only traced, for its shapes."""
 
     @abc.abstractmethod
-    def initial_state(self) -> TrainState:
-        """The state before the first step; InputError for files or runs that are not there or do not fit."""
+    def initial_state(self, complete: bool = False) -> TrainState:
+        """The state before the first step.
+
+        Args:
+          complete: whether the network must come from files or another run, without any random part, to be evaluated as it is.
+
+        Raises:
+          InputError: files or runs that are not there or do not fit, or that leave a part random.
+        """
+
+    def check_sources(self, planned: Mapping[str, str]) -> None:
+        """Raises InputError unless the files and the run that `initial_state` reads are there; it does not read them.
+
+        Args:
+          planned: stages of the runs that will be there by then, by their workdirs.
+        """
+        initial.check_sources(self.config, self.SOURCES, planned)
 
     @abc.abstractmethod
     def step(self, number: int) -> Step:
@@ -86,10 +102,22 @@ class Stage(abc.ABC):
         return {}
 
     def abstract_state(self) -> TrainState:
-        """Shapes and places of a state, without computing one; InputError if the config describes no network."""
+        """Shapes and places of a state, without computing one; InputError if the config does not describe a network."""
         try:
             state = jax.eval_shape(self.random_state, jax.random.key(self.config.seed))
+        except InputError:
+            raise
         except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
             raise InputError(f"config.model does not describe a network: {error}") from error
+        modules = {"default", "discriminator"}.union(
+            *(path.split("/") for path in initial.flat_shapes(state.generator))
+        )
+        if unknown := [name for name in self.config.learning_rates if name not in modules]:
+            raise InputError(
+                f"config.learning_rates.{unknown[0]}: the model has no module of that name; remove it, or correct its name"
+            )
+        for name, leaf in initial.flat_shapes({"model": state.generator, "discriminator": state.discriminator}).items():
+            if 0 in leaf:
+                raise InputError(f"config.model does not describe a network: {name} has the shape {leaf}")
         sharding = NamedSharding(self.mesh, PartitionSpec())
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), state)

@@ -54,17 +54,10 @@ def make_decay(config: ConfigDict) -> optax.Schedule:
 
     `config.schedule` is `steps`, a factor of `decay_factor` at each of `decay_steps`; or `cosine`, half a wave down to 0 at the
     one step of `decay_steps`.
-
-    Raises:
-      InputError: another schedule, or steps that do not suit it.
     """
     steps = [int(step) for step in config.decay_steps]
     if config.schedule == "steps":
         return optax.piecewise_constant_schedule(1.0, dict.fromkeys(steps, config.decay_factor))
-    if config.schedule != "cosine":
-        raise InputError(f"config.schedule: steps or cosine expected, got {config.schedule!r}")
-    if len(steps) != 1 or steps[0] < 1:
-        raise InputError(f"config.decay_steps: one step, where the cosine reaches 0, expected, got {tuple(steps)}")
     return optax.cosine_decay_schedule(1.0, steps[0])
 
 
@@ -83,9 +76,18 @@ def create_state(
     statistics: Mapping[str, Any] | None = None,
     frozen: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """A state before the first step, of initial or imported parameters; see `TrainState`."""
+    """A state before the first step, of initial or imported parameters; see `TrainState`.
+
+    Raises:
+      InputError: no parameter has a learning rate above 0.
+    """
     rates = parameter_rates(generator, config.learning_rates)
     trained, _ = split(generator, rates)
+    if not trained:
+        raise InputError(
+            f"config.learning_rates: a rate above 0 expected for a module of {config.model.name}, "
+            f"got {config.learning_rates.to_dict()}"
+        )
     opt_state = {"generator": make_optimizer(config, rates).init(trained)}
     if discriminator:
         judge, _, rates = split_discriminator(discriminator, config)

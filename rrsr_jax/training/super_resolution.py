@@ -21,6 +21,7 @@ from rrsr_jax.evaluation.results import Results
 from rrsr_jax.models.contract import read_contract
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.training.initial import (
+    MODULES,
     fitted,
     initialise,
     initialise_model,
@@ -58,9 +59,10 @@ class SuperResolution(Stage):
         """See `Stage`."""
         return create_state(self.config, initialise_model(self.model, key))
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self, complete: bool = False) -> TrainState:
         """See `Stage`; the parameters are those of `model_params`."""
-        return create_state(self.config, model_params(self.model, self.config, read_source(self.config, self.SOURCES)))
+        source = read_source(self.config, self.SOURCES)
+        return create_state(self.config, model_params(self.model, self.config, source, complete))
 
     def step(self, number: int) -> Step:
         """See `Stage`."""
@@ -93,7 +95,9 @@ class SuperResolution(Stage):
         return {"train/bicubic_ref_sr_hr": np.concatenate([upscale(lr), ref, sr, hr], axis=1)}
 
 
-def model_params(model: nn.Module, config: ConfigDict, source: TrainState | None) -> dict[str, Any]:
+def model_params(
+    model: nn.Module, config: ConfigDict, source: TrainState | None, complete: bool = False
+) -> dict[str, Any]:
     """Parameters of a super-resolution model to start from.
 
     They are random; then the parts that `config.weights` names are replaced; then those that the run `config.init_from` has:
@@ -103,22 +107,35 @@ def model_params(model: nn.Module, config: ConfigDict, source: TrainState | None
       model: the network.
       config: of the run.
       source: of `read_source`.
+      complete: see `Stage.initial_state`.
 
     Raises:
-      InputError: files that are not there, or files or a run that do not fit.
+      InputError: files that are not there, files or a run that do not fit, or that leave a part random.
     """
     params = scale_kernels(initialise(functools.partial(initialise_model, model), config.seed), config.init_gain)
     if source and "branch_lr" not in source.generator:  # not a correspondence net
         return fitted(config, params, source.generator)
     if "correspondence" in params and not config.weights.correspondence:
         params["correspondence"] = untrained(params["correspondence"])
+    random, rates = set(params), config.learning_rates
     for part, path in config.weights.items():
         if path and part != "discriminator":
-            load_part(params, part, path)
-        elif part in params and not config.learning_rates[part] and not (part == "correspondence" and source):
+            random -= load_part(params, part, path)
+        elif (
+            part in params
+            and not rates[part if part in rates else "default"]
+            and not (part == "correspondence" and source)
+        ):
             log(f"note: no config.weights.{part}: the frozen {part} network is untrained")
     if source:
         if "correspondence" not in params:
             raise InputError(f"config.init_from={config.init_from}: {config.model.name} has no correspondence net")
         params["correspondence"] = fitted(config, params["correspondence"], source.generator)
+        random.discard("correspondence")
+    if complete and random:
+        missing = sorted({name if name in MODULES else config.model.name for name in random})
+        raise InputError(
+            f"config.weights and config.init_from leave parts of {config.model.name} untrained: {', '.join(missing)}; to "
+            f"evaluate it, name a run of stage rec or gan (--config.init_from), or files of these parts (--config.weights)"
+        )
     return params

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from rrsr_jax import config_checks
 from rrsr_jax.console import StopRequest, log
 from rrsr_jax.data import pipeline
 from rrsr_jax.errors import InputError
@@ -19,7 +20,7 @@ from rrsr_jax.evaluation import evaluate, results
 from rrsr_jax.evaluation.results import Results
 from rrsr_jax.training import stages
 from rrsr_jax.training.stage import Stage
-from rrsr_jax.training.step import DATA_AXIS, make_decay, make_mesh, place
+from rrsr_jax.training.step import DATA_AXIS, make_mesh, place
 from rrsr_jax.workdir.checkpoints import Checkpoints, check_same_run, claim_workdir
 from rrsr_jax.workdir.files import inside
 from rrsr_jax.workdir.integrity import has_checkpoint
@@ -42,17 +43,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
       FloatingPointError: a loss or gradient is not finite; the last checkpoint is from before it.
     """
     folder = pathlib.Path(workdir)
+    config_checks.check(config)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_job(folder))
-        log("opening the data")
         check_same_run(folder / "config.json", config)
-        stage, data = open_run(config)
 
-        log(f"building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
-        abstract = stage.abstract_state()
+        log(
+            f"opening the data and building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)"
+        )
+        starts = not has_checkpoint(folder)
+        stage, data, abstract = open_run(config, starts)
         state = None
-        if not has_checkpoint(folder):
+        if starts:
             state = place(stage.initial_state(), stage.mesh)
             claim_workdir(folder, config)
 
@@ -88,10 +91,11 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
       Results by set, or None if stopped; the same call goes on then.
 
     Raises:
-      InputError: nothing to evaluate; another command at work in `workdir`; or an image that failed, and the results of all
-        others are written then.
+      InputError: nothing trained to evaluate; another command at work in `workdir`; or an image that failed, and the results
+        of all others are written then.
     """
     folder = pathlib.Path(workdir)
+    config_checks.check(config)
     with only_job(folder):
         return _evaluate_only(config, folder)
 
@@ -102,16 +106,17 @@ def _evaluate_only(config: ConfigDict, folder: pathlib.Path) -> Results | None:
     if not stage.test_sets:
         raise InputError("config.eval.sets is empty: names of prepared datasets, or embedded, expected")
     params, step = None, "none"
+    needed = stage.NEEDS_MODEL or any(set(test_set.references) != {"bicubic"} for test_set in stage.test_sets)
     complete = {part: path for part, path in config.weights.items() if part in stage.COMPLETE_WEIGHTS}
     if has_checkpoint(folder):
         with contextlib.closing(Checkpoints(folder)) as checkpoints:
             log(f"restoring checkpoint {checkpoints.latest()}")
             state = checkpoints.restore(stage.abstract_state())
         params, step = eval_params(state), int(state.step)
-    elif config.init_from or any(complete.values()):
-        params = place(stage.initial_state(), stage.mesh).generator
+    elif needed and (config.init_from or any(complete.values())):
+        params = place(stage.initial_state(complete=True), stage.mesh).generator
         step = f"{config.init_from} {config.weights.to_json()}"
-    elif stage.NEEDS_MODEL or any(set(test_set.references) != {"bicubic"} for test_set in stage.test_sets):
+    elif needed:
         without = "" if stage.NEEDS_MODEL else "; or --config.eval.references=bicubic, which needs no model"
         raise InputError(
             f"no checkpoint in {folder}/checkpoints; the folder of a run expected that has saved one (or "
@@ -123,30 +128,31 @@ def _evaluate_only(config: ConfigDict, folder: pathlib.Path) -> Results | None:
     return results.check_complete(found, folder)
 
 
-def open_run(config: ConfigDict) -> tuple[Stage, pipeline.TrainingData]:
-    """The stage of a config and its training data; InputError for whatever would end the run before its first step."""
-    _check_numbers(config)
-    stage = stages.build(config, make_mesh())
-    data = pipeline.training_data(
-        config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count(), stage.transforms
-    )
-    return stage, data
+def open_run(
+    config: ConfigDict, starts: bool, planned: Mapping[str, str] | None = None
+) -> tuple[Stage, pipeline.TrainingData, TrainState]:
+    """The stage of a config, its training data, and the shapes of its state.
 
+    Args:
+      config: of the run.
+      starts: whether it has no checkpoint yet. The files and the run that it starts from must be there then.
+      planned: see `Stage.check_sources`.
 
-def _check_numbers(config: ConfigDict) -> None:
-    """Raises InputError for numbers that no run can have."""
-    for name in ("batch_size", "steps", "log_every", "image_every", "checkpoint_every", "keep_checkpoints"):
-        if config[name] < 1:
-            raise InputError(f"config.{name}: at least 1 expected, got {config[name]}")
-    if config.profile_steps < 0:
-        raise InputError(f"config.profile_steps: at least 0 expected, got {config.profile_steps}")
+    Raises:
+      InputError: whatever would end the run before its first step.
+    """
+    config_checks.check(config)
     if config.batch_size % jax.device_count():
         raise InputError(
             f"config.batch_size: a multiple of {jax.device_count()} devices expected, got {config.batch_size}"
         )
-    make_decay(config)
-    if min(config.loss.values()) < 0 or not any(config.loss.values()):
-        raise InputError(f"config.loss: weights of at least 0, and one above, expected, got {config.loss.to_dict()}")
+    stage = stages.build(config, make_mesh())
+    if starts:
+        stage.check_sources(planned or {})
+    data = pipeline.training_data(
+        config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count(), stage.transforms
+    )
+    return stage, data, stage.abstract_state()
 
 
 def _to_devices(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Any]]:

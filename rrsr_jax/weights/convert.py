@@ -25,6 +25,7 @@ from rrsr_jax.weights.download import sha256
 from rrsr_jax.weights.kinds import KINDS, Kind, find
 from rrsr_jax.weights.layouts import from_torch, shapes, to_torch
 from rrsr_jax.weights.readers import read, read_safetensors
+from rrsr_jax.workdir.integrity import description
 from rrsr_jax.workdir.lock import beside, only_writer
 from rrsr_jax.workdir.state import TrainState, eval_params
 
@@ -167,9 +168,26 @@ def _load_run(kind: Kind, workdir: pathlib.Path) -> Mapping[str, Any]:
         log(f"reading checkpoint {checkpoints.latest()}")
         state = checkpoints.read_state()
     try:
-        return _select(kind, state)
+        selected = _select(kind, state)
     except KeyError as error:
         raise InputError(f"{workdir} does not hold {kind.name}: it has no {error}") from error
+    _check_trained(kind, workdir)
+    return selected
+
+
+def _check_trained(kind: Kind, workdir: pathlib.Path) -> None:
+    """Raises InputError if the run has neither trained nor loaded the weights of this kind: they are random then."""
+    about = description(workdir)
+    config = about["config"]
+    rates = config["learning_rates"]
+    loaded = any(config["weights"].get(name) for name in (kind.setting, config["model"]["name"])) or config["init_from"]
+    trained = rates.get(kind.setting, rates["default"]) > 0
+    if kind.name == "discriminator":
+        trained = about["step"] > config.get("pixel_steps", 0)
+    if not loaded and not trained:
+        raise InputError(
+            f"{workdir} has a random {kind.name}: the run has neither trained nor loaded it; choose a run that has"
+        )
 
 
 def _select(kind: Kind, state: TrainState) -> Mapping[str, Any]:

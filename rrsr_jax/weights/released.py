@@ -24,6 +24,7 @@ import safetensors.numpy
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from rrsr_jax import config_checks
 from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.models import MODELS, build
 from rrsr_jax.weights.download import sha256
@@ -207,12 +208,10 @@ def _checked_model(
     where = f"{source}, model"
     if fields.get("name") not in MODELS:
         raise InputError(f"{where}.name: one of {', '.join(MODELS)} expected, got {fields.get('name')!r}")
-    known = {field.name: field.default for field in dataclasses.fields(MODELS[fields["name"]])}
     for name, value in fields.items():
-        if name in known and name != "name" and not _is_like(value, known[name]):
-            raise InputError(
-                f"{where}.{name}: a value like {json.dumps(known[name])} expected, got {json.dumps(value)}"
-            )
+        rule = config_checks.MODELS[fields["name"]].get(name)
+        if rule is not None and not rule.holds(value):
+            raise InputError(f"{where}.{name}: {rule.expected} expected, got {json.dumps(value)}")
     try:
         model = build(
             ConfigDict({name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
@@ -242,13 +241,6 @@ def _shapes_of(model: nn.Module, where: str) -> dict[str, tuple[int, ...]]:
         raise InputError(f"{where}: these fields make no model ({type(error).__name__}: {error})") from error
     leaves = dict[str, Any](traverse_util.flatten_dict(params, sep="/"))
     return {path: leaf.shape for path, leaf in leaves.items()}
-
-
-def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value from JSON (or its tuples) has the type of a field's default."""
-    if isinstance(default, tuple):
-        return isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_like, value, default))
-    return type(value) is type(default)  # True is no number here
 
 
 def _read_text(path: pathlib.Path) -> str:

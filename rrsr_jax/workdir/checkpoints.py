@@ -94,7 +94,8 @@ class Checkpoints:
       data: of such a run, the identity of its data set, see `pipeline.TrainingData`.
 
     Raises:
-      InputError: nothing to read, nothing intact, a run on another data set, or a link that leads out of the workdir.
+      InputError: nothing to read, nothing intact, or to read only: nothing trained, at step 0; a run on another data set, or a
+        link that leads out of the workdir.
     """
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None, data: Mapping[str, Any] | None = None):
@@ -106,6 +107,10 @@ class Checkpoints:
             self._latest = _choose(workdir, rename=config is not None)
             if data is not None:
                 _check_same_data(workdir, self._latest, data)
+        if config is None and self._latest == 0:
+            raise InputError(
+                f"{workdir}: a trained network expected, this run was stopped before its first step; give its command again"
+            )
         handlers = dict(state=ocp.StandardCheckpointHandler(), description=ocp.JsonCheckpointHandler())
         options = dict(read_only=True, create=False)
         if config is not None:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from rrsr_jax.data import augment, images, pipeline, transforms
-from rrsr_jax.errors import InputError
 from tests.data.test_data import random_image, smooth_image
 from tests.helpers import get_config, tiny_config
 
@@ -174,23 +173,3 @@ def test_the_correspondence_net_can_learn_from_views():
     assert {name: value.shape for name, value in batch.items()} == shapes
     assert batch["homography"].dtype == np.float32
     assert (batch["lr"] != np.stack([images.downscale(hr) for hr in batch["hr"]])).any()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (dict(data__view__rotation=-1.0), r"config\.data\.view: rotation of 0 to 180"),
-        (dict(data__view__zoom=(1.6, 0.6)), r"config\.data\.view: .* two increasing numbers from 0\.25 to 4"),
-        (
-            dict(data__reference_shares__unrelated=0.8, data__reference_shares__none=0.3),
-            r"config\.data\.reference_shares: .* at most 1",
-        ),
-        (dict(data__light__contrast=1.0), r"config\.data\.light: 0 to 2 stops"),
-        (dict(data__reference_degradation__jpeg=0), r"config\.data\.reference_degradation: .* jpeg of 1 to 100"),
-        (dict(data__degradation__share=1.5), r"config\.data\.degradation: share of 0 to 1"),
-        (dict(data__pairs="both"), r"config\.data\.pairs: warp or view expected, got 'both'"),
-    ],
-)
-def test_settings_out_of_range(changes, message):
-    with pytest.raises(InputError, match=message):
-        pipeline.training_batches(tiny_config(**changes).data, 2, seed=0)

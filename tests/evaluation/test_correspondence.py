@@ -49,6 +49,18 @@ def evaluate(accuracy, test_sets, params, patch=48, stop=bool):
     )
 
 
+def test_an_image_without_correspondences_fails():
+    """Within so few pixels nothing lies far enough from the edges; flat images have correspondences, and a share."""
+    (test_set,) = protocols.test_sets(tiny_config(eval__limit=1).eval)
+    (name,) = evaluate(correspondence.make_accuracy(NET), [test_set], random_params(NET), patch=20)["embedded"][
+        "failed"
+    ]
+    assert name == test_set[0]["name"]
+    accuracy, flat = correspondence.make_accuracy(NET), np.zeros((48, 48, 3), np.uint8)
+    for second in (flat, flat + 255, noise(48, 48)):
+        assert 0 <= float(accuracy(random_params(NET), flat, second, np.eye(3, dtype=np.float32))) <= 1
+
+
 def test_what_is_matched():
     """`hr_hr` sharp images; `lr_hr` the upsampled with the sharp one; the latter with both baselines."""
     seen = []

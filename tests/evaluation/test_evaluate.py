@@ -159,6 +159,59 @@ def test_results_of_another_choice_of_images_or_references_are_not_taken_over(ph
     assert names == {f"{reference}/{i}.png" for reference in ("bicubic", "lr_itself", "unrelated") for i in range(5)}
 
 
+def pictures(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_another_evaluation_loses_nothing(photos, tmp_path, capsys):
+    """A narrower one, a wider one, another set of parameters: what was there is kept, and goes on where it was."""
+    calls, out = [], tmp_path / "out"
+
+    def upscaler(lr, ref, valid):
+        calls.append(valid)
+        return nearest(lr, ref, valid)
+
+    def run(identity, **changes):
+        return evaluate.evaluate_set(upscaler, open_set(photos, "photos", **changes), 4, out, identity)
+
+    outcome, whole = run(IDENTITY), pictures(out)
+    for number, (identity, changes) in enumerate(
+        [(IDENTITY, dict(references="bicubic")), (IDENTITY, dict(limit=2)), ({"step": "other"}, {})], start=1
+    ):
+        run(identity, **changes)
+        assert pictures(tmp_path / "out.1") == whole
+        assert f"out has other results; they are kept as {out}.{number}" in capsys.readouterr().err
+    before = len(calls)
+    assert run(IDENTITY) == outcome
+    assert pictures(out) == whole
+    assert len(calls) == before, "nothing is computed again"
+    assert f"{out}.1, of the same evaluation as this one, is {out} again" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.glob("out*")} == {"out", "out.2", "out.3", "out.4"}
+    (out / "identity.json").write_text("{")  # damaged: neither used nor removed
+    run(IDENTITY)
+    assert pictures(tmp_path / "out.1").keys() == whole.keys()
+
+
+def test_of_an_earlier_step_the_scores_are_kept(photos, tmp_path, capsys):
+    test_set, out = open_set(photos, "photos", references="bicubic"), tmp_path / "out"
+    for step in (1, 2):
+        evaluate.evaluate_set(None, test_set, 4, out, {"step": step, "parameters": 10 * step})
+        (out / "sheets").mkdir(exist_ok=True)
+    assert "pictures of step 2 replace those of step 1" in capsys.readouterr().err
+    assert (out / "images.step_1.csv").read_text() == (out / "images.csv").read_text()
+    evaluate.evaluate_set(None, test_set, 4, out, {"step": 1, "parameters": 10})
+    assert (tmp_path / "out.1" / "images.step_1.csv").exists()
+
+
+def test_a_damaged_row_is_computed_again(photos, tmp_path):
+    test_set = open_set(photos, "photos", references="bicubic")
+    outcome = evaluate.evaluate_set(None, test_set, 4, tmp_path / "out", IDENTITY)
+    path = tmp_path / "out" / "images.csv"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join([rows[0], "0,bicubic,many,0.5,0.1", "1,bicubic", *rows[3:], ""]))
+    assert evaluate.evaluate_set(None, test_set, 4, tmp_path / "out", IDENTITY) == outcome
+
+
 def test_results_of_another_preparation_are_not_taken_over(tmp_path):
     for seed in (0, 5):
         source = write(tmp_path / f"in{seed}", {"a.png": noise(48, 48, seed), "b.png": noise(48, 48, seed + 1)})
@@ -184,13 +237,29 @@ def test_each_pair_of_sizes_is_compiled_once(photos, tmp_path):
     assert len(traces) == len(set(traces)) < 2 * len(test_set)
 
 
-def test_equal_images_leave_the_mean_finite(tmp_path):
-    source = write(tmp_path / "in", {"flat.png": grey(255, 48, 48), "b.png": noise(48, 48)})
-    prepare.prepare("photos", str(source), str(tmp_path))
-    outcome = evaluate.evaluate_set(
-        None, open_set(tmp_path, "photos", references="bicubic"), 4, tmp_path / "out", IDENTITY
-    )
-    assert outcome.scores["bicubic"]["flat"] == {"psnr_y": 100.0, "ssim_y": 1.0, "gmsd_y": 0.0}
+def test_flat_images_leave_the_mean_finite(tmp_path):
+    source = write(tmp_path / "in", {f"{v}.png": grey(v, 48, 48) for v in (0, 128, 255)} | {"b.png": noise(48, 48)})
+    prepare.prepare("photos", str(source), str(tmp_path / "data"))
+    test_set = open_set(tmp_path / "data", "photos", references="unrelated")
+    outcome = evaluate.evaluate_set(from_reference, test_set, 4, tmp_path / "out", IDENTITY)
+    for value in ("0", "128", "255"):
+        assert outcome.scores["bicubic"][value] == {"psnr_y": 100.0, "ssim_y": 1.0, "gmsd_y": 0.0}
+    assert all(np.isfinite(list(means.values())).all() for means in outcome.result["references"].values())
+
+
+def test_a_result_that_is_not_finite_fails(photos, tmp_path):
+    class Broken(nn.Module):
+        @nn.compact
+        def __call__(self, lr, ref):
+            big = jnp.repeat(jnp.repeat(lr, 4, 1), 4, 2)
+            return jnp.where(lr.shape[1] == 24, jnp.nan, 1) * big  # of the largest image
+
+    upscaler = functools.partial(evaluate.make_upscaler(Broken()), {})
+    test_set = open_set(photos, "photos", references="lr_itself")
+    outcome = evaluate.evaluate_set(upscaler, test_set, 4, tmp_path / "out", IDENTITY)
+    reason = "the model's result is not finite; evaluate another checkpoint or other weights"
+    assert outcome.result["failed"] == {"3, lr_itself": reason}
+    assert set(outcome.scores["lr_itself"]) == set("0124")
 
 
 def test_per_image_rows(photos, tmp_path):

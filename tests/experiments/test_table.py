@@ -193,7 +193,11 @@ def test_a_run_that_fails_costs_the_others_nothing(configs, tmp_path, monkeypatc
         (["--set", "steps=three"], r"first\.py: .*three"),
         (["--set", "data.name=cufed"], r"first\.py: no prepared dataset cufed"),
         (["--set", "eval.sets="], r"first\.py: config\.eval\.sets is empty"),
-        (["--set", "schedule=linear"], r"first\.py: config\.schedule: steps or cosine"),
+        (["--set", "schedule=linear"], r"first\.py: config\.schedule: one of steps, cosine"),
+        (["--set", "seed=4294967295", "--seeds=2"], r"first\.py: config\.seed: a whole number from 0 to 4294967295"),
+        (["--set", "model.features=0"], r"first\.py: config\.model\.features: 2 values, each a whole number"),
+        (["--set", "init_from=nowhere"], r"first\.py: config\.init_from=nowhere: no checkpoint in nowhere"),
+        (["--set", "weights.masa=none.pth"], r"none of the configs has a field weights\.masa"),
         (["--set", "steps=5", "--minutes=1"], "--minutes or --set steps=N expected, got both"),
         (["--seeds=0"], "--seeds of at least 1"),
         (["--minutes=0"], "--minutes above 0"),
@@ -316,7 +320,7 @@ def test_runs_come_after_those_they_start_from(tmp_path):
 def test_nothing_starts_from_a_run_that_failed(tmp_path, monkeypatch):
     broken, calls = {"teacher"}, []
     monkeypatch.setattr(runs, "execute", fake_execute(calls, lambda run: 2 * (run.name in broken)))
-    monkeypatch.setattr(runs, "check", lambda run: None)
+    monkeypatch.setattr(runs, "check", lambda run, planned: None)
     arguments = ([str(ROOT / "configs/chain.py")], tmp_path / "runs", [], 1, None)
     failed = table.run_list(*arguments)
     assert [name for name, *_ in calls] == ["teacher"]
@@ -326,10 +330,9 @@ def test_nothing_starts_from_a_run_that_failed(tmp_path, monkeypatch):
     assert [name for name, *_ in calls] == ["teacher", "teacher", "student", "rec", "gan", "student_alone"]
 
 
-def test_a_list_needs_what_its_configs_start_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "check", lambda run: None)
+def test_a_list_needs_what_its_configs_start_from(tmp_path):
     with pytest.raises(
-        InputError, match=r"chain.py:rec: config.init_from=student: another config of the list, or the folder"
+        InputError, match=r"chain.py:rec: config.init_from=student: no checkpoint in student; the folder"
     ):
         table.run_list([str(ROOT / "configs/chain.py:rec")], tmp_path / "runs", [], 1, None)
 

@@ -1,5 +1,6 @@
 """The engine gives what the network gives run whole, says how much a reference was used, and refuses what it cannot compute."""
 
+import dataclasses
 import functools
 
 import jax
@@ -166,6 +167,32 @@ def test_the_smallest_images(size):
     got = Upscaler(released()).upscale(picture(*size), [picture(*size, 1)])
     assert got.rgb.shape == (4 * size[0], 4 * size[1], 3)
     assert np.isfinite(got.rgb).all()
+
+
+def test_flat_images_and_references_have_a_result():
+    """Also of a network whose parameters are all zero: that of the linear enlargement."""
+    other = picture(13, 14, 1)
+    zeros = dataclasses.replace(released(), params=jax.tree.map(np.zeros_like, released().params))
+    for weights in (released(), zeros):
+        engine = Upscaler(weights)
+        for flat in (np.full((13, 14, 3), grey, np.float32) for grey in (0.0, 0.5, 1.0)):
+            for rgb, references in ((flat, [flat]), (flat, [other]), (other, [flat]), (flat, [])):
+                got = engine.upscale(rgb, references)
+                assert np.isfinite(got.rgb).all()
+                assert all(0 <= share <= 1 for share in got.used)
+                if weights is zeros:
+                    enlarged = jax.image.resize(rgb, (52, 56, 3), "linear")
+                    np.testing.assert_allclose(got.rgb, enlarged, atol=1e-3)
+
+
+def test_scores_of_what_is_no_image():
+    engine = Upscaler(released())
+    for rgb, candidate in (
+        (picture(8, 8), np.full((32, 32, 3), np.nan)),
+        (np.full((8, 8, 3), np.inf), picture(32, 32)),
+    ):
+        with pytest.raises(InputError, match="values about from 0 to 1 expected"):
+            engine.match_scores(rgb, [candidate])
 
 
 def test_images_of_any_kind_come_back_as_they_came():

@@ -58,6 +58,14 @@ def test_vgg19_features_and_perceptual_loss(golden, state_dict):
     assert relative_error(fro, expected["perceptual_fro"]) < 1e-4
 
 
+def test_perceptual_loss_of_equal_features_has_a_slope_of_zero():
+    """Of flat images, or of a network whose parameters are zero."""
+    a = jnp.zeros((1, 2, 2, 3))
+    value, slope = jax.value_and_grad(losses.perceptual)(a, a)
+    assert value == 0
+    np.testing.assert_array_equal(slope, a)
+
+
 def test_perceptual_loss_is_one_norm_over_the_batch():
     a, b = np.zeros((2, 1, 1, 3), np.float32), np.ones((2, 1, 1, 3), np.float32)
     np.testing.assert_allclose(losses.perceptual(a, b), np.sqrt(6), rtol=1e-6)

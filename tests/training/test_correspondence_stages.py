@@ -1,6 +1,7 @@
 """Training the correspondence net: losses, what each branch sees, where a stage may start from."""
 
 import functools
+import json
 
 import cv2
 import jax
@@ -16,7 +17,7 @@ from rrsr_jax.models.correspondence import CorrespondenceNet, correspondences
 from rrsr_jax.training import correspondence as matcher
 from rrsr_jax.training import initial, losses, train
 from rrsr_jax.training import step as steps
-from tests.helpers import gan_config, initial_state, random_params, relative_error, tiny_config
+from tests.helpers import gan_config, initial_state, random_params, relative_error, tiny_config, tiny_rrsr
 
 CHANNELS = (4, 6, 8)
 NET = CorrespondenceNet(CHANNELS)
@@ -280,6 +281,20 @@ def test_unknown_stage_and_patches_that_are_too_small(tmp_path):
         train.train_and_evaluate(stage_config(data__patch=64), str(tmp_path))
 
 
+def test_a_model_of_which_a_part_is_random_is_not_evaluated(chain, tmp_path, monkeypatch):
+    config = tiny_config(init_from=str(chain / "student"), model__correspondence_channels=CHANNELS)
+    with pytest.raises(InputError, match=r"leave parts of rrsr untrained: rrsr, vgg; to evaluate it, name a run"):
+        train.evaluate_only(config, str(tmp_path / "run"))
+    trunk = {k: v for k, v in random_params(tiny_rrsr()).items() if k not in ("vgg", "correspondence")}
+    monkeypatch.setattr(initial.weights, "load", lambda kind, path: trunk)
+    with pytest.raises(InputError, match=r"leave parts of rrsr untrained: correspondence, vgg; to"):
+        train.evaluate_only(tiny_config(weights__rrsr=__file__), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    config.eval.references = "bicubic"  # needs no model, and takes none
+    assert list(train.evaluate_only(config, str(tmp_path / "run"))["embedded"]["references"]) == ["bicubic"]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["step"] == "none"
+
+
 def test_both_branches_can_start_as_vgg(tmp_path, state_dict):
     np.savez(tmp_path / "vgg.npz", **state_dict("vgg19"))
     config = stage_config(weights__vgg=str(tmp_path / "vgg.npz"), model__channels=(64, 128, 256))
@@ -302,7 +317,7 @@ def test_a_student_from_a_student_keeps_its_teacher(chain):
 def test_a_student_of_a_teacher_from_elsewhere(monkeypatch):
     elsewhere = random_params(NET)
     monkeypatch.setattr(initial.weights, "load", lambda kind, path: elsewhere)
-    found = initial_state(stage_config("student", weights__correspondence="file.npz"))
+    found = initial_state(stage_config("student", weights__correspondence=__file__))
     jax.tree.map(np.testing.assert_array_equal, found.generator, elsewhere)
     jax.tree.map(np.testing.assert_array_equal, found.frozen["teacher"], elsewhere)
 

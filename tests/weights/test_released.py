@@ -146,13 +146,20 @@ def test_runs_of_other_stages(tmp_path, monkeypatch):
     ("change", "message"),
     [
         (lambda c: c["model"].update(feature=3), "rrsr has no feature; it has: features"),
-        (lambda c: c["model"].update(features="8"), r'model\.features: a value like 64 expected, got "8"'),
-        (lambda c: c["model"].update(experts=True), r"model\.experts: a value like 16 expected, got true"),
+        (
+            lambda c: c["model"].update(features="8"),
+            r'model\.features: a whole number from 2 to 4096 expected, got "8"',
+        ),
+        (
+            lambda c: c["model"].update(experts=True),
+            r"model\.experts: a whole number from 0 to 1024 expected, got true",
+        ),
+        (lambda c: c["model"].update(context_blocks=10**9), r"model\.context_blocks: .* from 0 to 256 expected"),
         (
             lambda c: c["model"].update(blocks=[1, 1]),
-            r"model\.blocks: a value like \[16, 5, 5\] expected, got \[1, 1\]",
+            r"model\.blocks: 3 values, each a whole number from 0 to 256, expected, got \[1, 1\]",
         ),
-        (lambda c: c["model"].update(pre_offsets="none"), r"these fields make no model .*pre_offsets"),
+        (lambda c: c["model"].update(pre_offsets="none"), r"model\.pre_offsets: one of patches, smooth expected, got"),
         (lambda c: c["model"].update(groups=3), "these fields make no model|differences"),
         (lambda c: c["model"].update(features=7), r"do not fit \(\d+ differences\)"),
         (lambda c: c["model"].update(name="swin"), r"model\.name: one of rrsr, .* expected, got 'swin'"),

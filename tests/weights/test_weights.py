@@ -1,5 +1,7 @@
 """Weights from and to files: imported folders, exports, and the command."""
 
+import argparse
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,14 +16,15 @@ import safetensors
 
 from rrsr_jax import weights
 from rrsr_jax.errors import InputError
-from rrsr_jax.training import step
+from rrsr_jax.experiments import figures
+from rrsr_jax.training import initial, step, train
 from rrsr_jax.weights import __main__ as cli
-from rrsr_jax.weights import convert
+from rrsr_jax.weights import convert, released
 from rrsr_jax.weights.kinds import find
 from rrsr_jax.weights.readers import read
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.state import TrainState
-from tests.helpers import any_bits, random_params, tiny_config, tiny_rrsr
+from tests.helpers import any_bits, get_config, random_params, tiny_config, tiny_rrsr
 
 
 def same_bits(got, expected):
@@ -50,11 +53,11 @@ def imported(extractor):
     return extractor.with_suffix("")
 
 
-def save_run(workdir, model, **changes):
-    """Saves a checkpoint of a model, before its first step, as a run would."""
+def save_run(workdir, model, steps=1, **changes):
+    """Saves a checkpoint of a model, after `steps` of its steps, as a run would."""
     config = tiny_config(**changes)
     state = step.create_state(config, random_params(model))
-    state = state.replace(ema={path: value + 1 for path, value in state.ema.items()})
+    state = state.replace(step=state.step + steps, ema={path: value + 1 for path, value in state.ema.items()})
     checkpoints = Checkpoints(workdir, config)
     checkpoints.save(state)
     checkpoints.close()
@@ -222,7 +225,7 @@ def test_exports_that_cannot_be(imported, tmp_path):
 
 
 def test_export_of_a_run(tmp_path, capsys):
-    state = save_run(tmp_path / "run", tiny_rrsr())
+    state = save_run(tmp_path / "run", tiny_rrsr(), weights__correspondence="a file")
     modules = {"vgg19": "vgg", "correspondence": "correspondence"}
     for kind, module in modules.items():
         weights.export_weights(kind, str(tmp_path / "run"), str(tmp_path / f"{kind}.safetensors"))
@@ -240,7 +243,7 @@ def test_export_of_a_run(tmp_path, capsys):
 
 
 def test_export_of_a_run_has_the_parameters_that_it_evaluates(tmp_path):
-    state = save_run(tmp_path / "run", tiny_rrsr(), ema_decay=0.5)
+    state = save_run(tmp_path / "run", tiny_rrsr(), ema_decay=0.5, init_from="a run")
     weights.export_weights("rrsr", str(tmp_path / "run"), str(tmp_path / "x.safetensors"))
     bias = read(tmp_path / "x.safetensors")["content_extractor.conv_first.bias"]
     np.testing.assert_array_equal(bias, state.generator["context_encoder"]["conv_first"]["bias"] + 1)
@@ -251,9 +254,48 @@ def test_export_of_a_run_has_the_parameters_that_it_evaluates(tmp_path):
     np.testing.assert_array_equal(bias, state.generator["correspondence"]["branch_lr"]["conv1_1"]["bias"])
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+def test_what_was_never_trained_is_not_handed_on(tmp_path):
+    """Neither as weights, nor as a model, nor as a result."""
+    save_run(tmp_path / "run", tiny_rrsr())
+    with pytest.raises(InputError, match=r"has a random correspondence: the run has neither trained nor loaded it"):
+        weights.export_weights("correspondence", tmp_path / "run", tmp_path / "x.safetensors")
+    save_run(tmp_path / "new", tiny_rrsr(), steps=0)
+    card = tmp_path / "CARD.md"
+    card.write_text("")
+    for use in (
+        lambda: weights.export_weights("rrsr", tmp_path / "new", tmp_path / "x.safetensors"),
+        lambda: released.pack(tmp_path / "new", tmp_path / "x", card),
+        lambda: released.load(tmp_path / "new"),
+        lambda: train.evaluate_only(tiny_config(), str(tmp_path / "new")),
+        lambda: figures.draw_figures(tmp_path / "new", tmp_path / "x", argparse.Namespace(set=[])),
+        lambda: initial.read_source(tiny_config(init_from=str(tmp_path / "new")), ("rec",)),
+    ):
+        with pytest.raises(InputError, match="a trained network expected, this run was stopped before its first step"):
+            use()
+    assert sorted(os.listdir(tmp_path)) == ["CARD.md", "new", "run"]
+    assert os.listdir(tmp_path / "new") == ["checkpoints"]
+
+
+@pytest.mark.parametrize(
+    ("pixel_steps", "changes", "random"),
+    [
+        (1, {}, True),
+        (0, {}, False),
+        (1, {"init_from": "a run"}, False),
+        (1, {"weights": {"discriminator": "x"}}, False),
+    ],
+)
+def test_a_discriminator_that_has_not_been_trained_yet(pixel_steps, changes, random, monkeypatch):
+    config = get_config("cufed5_gan").to_dict() | {"pixel_steps": pixel_steps} | changes
+    monkeypatch.setattr(convert, "description", lambda workdir: {"config": config, "step": 1})
+    with pytest.raises(InputError, match="a random discriminator") if random else contextlib.nullcontext():
+        convert._check_trained(find("discriminator"), pathlib.Path("run"))
+
+
 def test_export_of_a_damaged_checkpoint(tmp_path):
     save_run(tmp_path / "run", tiny_rrsr())
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "0" / "state")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "1" / "state")
     with pytest.raises(InputError, match=r"all checkpoints in .* are damaged"):
         weights.export_weights("rrsr", str(tmp_path / "run"), str(tmp_path / "x.safetensors"))
     assert files(tmp_path) == [path for path in files(tmp_path) if path.startswith("run")]
