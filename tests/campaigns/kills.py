@@ -3,7 +3,7 @@
     python -m tests.campaigns.kills --count=1000 [--works teacher rec prepare ...] [--seed=0] [--folder=DIR]
 
 Half of the kills come at any moment of a run, a quarter while a file is being written, and a quarter twice within a second.
-SIGKILL, SIGTERM and SIGINT. After every kill no checkpoint or result may be lost, and nothing that is half-written may look whole.
+SIGKILL, SIGTERM and SIGINT. After every kill no checkpoint or result may be lost, and nothing half-written may look whole.
 A run that was killed up to `MOST` times is then left alone: it must end with the same files, arrays and metrics, bit by bit, as
 one that never was, and leave nothing behind. Prints a line per run, and the faults; the exit status is 1 if there are any.
 """
@@ -94,7 +94,8 @@ class Campaign:
             what = self._disturb(process, folder) if killed < most else ""
             ended = process.wait()
             killed += bool(what)
-            self.kinds[what] += bool(what)
+            if what:
+                self.kinds[what] += 1
             try:
                 now = self._work.kept(folder)
             except Exception as error:
