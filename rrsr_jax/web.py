@@ -102,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
     with exit_on_error(interrupted="the page is closed"):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)  # the usual end, which removes the folder of pictures
         serve(build_page(*upscaling(options.weights), limits), limits, options.host, options.port)
 
 

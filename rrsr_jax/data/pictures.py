@@ -6,6 +6,7 @@ result can be written in the same way: see `Picture`. The content of a file says
 
 import contextlib
 import dataclasses
+import glob
 import os
 import pathlib
 from typing import Any
@@ -248,8 +249,12 @@ def write_picture(path: str | pathlib.Path, picture: Picture, *, force: bool = F
 
 
 def _write(path: pathlib.Path, data: bytes, force: bool) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name[-100:]}.part")
+    name = f"{path.name[-100:]}.part"
+    temporary = path.with_name(f".{os.getpid()}.{name}")
     try:
+        for other in path.parent.glob(f".*.{glob.escape(name)}"):
+            if _is_left_behind(other.name.removesuffix(name).strip(".")):
+                other.unlink(missing_ok=True)
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as file:  # never through a link
             file.write(data)
@@ -269,6 +274,17 @@ def _write(path: pathlib.Path, data: bytes, force: bool) -> None:
 def _unusual(file_format: Format, picture: Picture) -> bool:
     """Whether it is 16-bit grey with transparency as TIFF, which Pillow does not read."""
     return file_format.name == "TIFF" and picture.grey and picture.alpha is not None and picture.depth == 16
+
+
+def _is_left_behind(process: str) -> bool:
+    """Whether an unfinished file is one of a process, by its number, that was killed."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, OSError):
+        pass
+    return False
 
 
 def _holds_profile(file_format: Format, picture: Picture) -> bool:

@@ -90,10 +90,17 @@ def works(base: pathlib.Path) -> dict[str, Work]:
     source, imported = inputs / "net.safetensors", base / "whole" / "weights import" / "net"
     found["weights import"] = _weights("net", "import", "--kind=correspondence", f"--source={source}", "--out=net")
     found["weights export"] = _weights(
-        "out.safetensors", "export", "--kind=correspondence", f"--source={imported}", "--out=out.safetensors"
+        "out.safetensors",
+        "export",
+        "--kind=correspondence",
+        f"--source={imported}",
+        "--out=out.safetensors",
+        "--overwrite",
     )
     run = base / "whole" / "single_image" / "run"
-    found["weights pack"] = _weights("packed", "pack", f"--run={run}", f"--card={inputs / 'card.md'}", "--out=packed")
+    found["weights pack"] = _weights(
+        "packed", "pack", f"--run={run}", f"--card={inputs / 'card.md'}", "--out=packed", "--overwrite"
+    )
     return found
 
 
