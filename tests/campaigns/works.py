@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -63,8 +64,9 @@ class Nearest:
 
 
 def run_main(*arguments: str) -> None:
-    """`python -m rrsr_jax.main` with these arguments."""
-    app.run(main.main, argv=["main", *arguments], flags_parser=main.parse)
+    """`python -m rrsr_jax.main` with these arguments; only in a fork."""
+    sys.argv = ["main", *arguments]  # ml_collections looks for overrides there
+    app.run(main.main, flags_parser=main.parse)
 
 
 def checksums(folder: pathlib.Path, leave_out: Sequence[str] = ()) -> dict[str, Any]:
