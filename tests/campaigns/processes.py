@@ -55,13 +55,13 @@ class Process:
         memory: int = 0,
         variables: Mapping[str, str] | None = None,
     ):
-        self._said = [folder.with_name(f"{folder.name}.{name}") for name in ("out", "err")]
+        self._folder = folder
         self._until, self._status = time.monotonic() + seconds, None
         sys.stdout.flush()
         sys.stderr.flush()
         self._pid = os.fork()
         if not self._pid:
-            _run(call, folder, self._said, memory, variables or {})
+            _run(call, folder, memory, variables or {})
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal, unless the process has ended."""
@@ -75,16 +75,25 @@ class Process:
             self._status = os.waitstatus_to_exitcode(status) if pid else None
         return self._status is not None
 
+    def overdue(self) -> bool:
+        """Whether it runs longer than allowed."""
+        return time.monotonic() > self._until
+
     def wait(self) -> Ended:
         """Waits for the end; kills what takes too long."""
         late = False
         while not self.ended():
-            if time.monotonic() > self._until and not late:
+            if self.overdue() and not late:
                 late = True
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(PAUSE)
-        out, err = (path.read_text(errors="replace") for path in self._said)
+        out, err = said(self._folder)
         return Ended(self._status or 0, out, err, late)
+
+
+def said(folder: pathlib.Path) -> list[str]:
+    """What a process in this folder said, on standard output and on standard error."""
+    return [folder.with_name(f"{folder.name}.{name}").read_text(errors="replace") for name in ("out", "err")]
 
 
 def run(call: Callable[[], Any], folder: pathlib.Path, **options: Any) -> Ended:
@@ -95,7 +104,6 @@ def run(call: Callable[[], Any], folder: pathlib.Path, **options: Any) -> Ended:
 def _run(
     call: Callable[[], Any],
     folder: pathlib.Path,
-    said: list[pathlib.Path],
     memory: int,
     variables: Mapping[str, str],
 ) -> None:
@@ -105,11 +113,13 @@ def _run(
         os.setsid()
         os.chdir(folder)
         os.environ.update(variables)
-        for number, path in ((0, os.devnull), (1, said[0]), (2, said[1])):
+        said = (folder.with_name(f"{folder.name}.{name}") for name in ("out", "err"))
+        for number, path in enumerate((os.devnull, *said)):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(file, number)
             os.close(file)
-        sys.stdout, sys.stderr = (open(n, "w", errors="backslashreplace", closefd=False) for n in (1, 2))  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         if memory:
             pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
             limit = pages * resource.getpagesize() + memory
