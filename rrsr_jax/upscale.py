@@ -161,11 +161,11 @@ def _upscale_jobs(
             picture, force = read_picture(job.source), options.force or record.made(job.out, keys[job])
             check_outputs(job, picture, [job.source, *files, *candidates], force)
             text = _upscale(job, picture, references, upscaler, force, functools.partial(record.add, job, keys[job]))
-        except (InputError, OSError) as error:
+        except (InputError, OSError, MemoryError) as error:
             if _disk_is_full(error):
                 raise
-            failed[job.source] = str(error)
-            tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
+            failed[job.source] = f"{job.source}: not enough memory" if isinstance(error, MemoryError) else str(error)
+            tqdm.tqdm.write(f"failed: {failed[job.source]}", file=sys.stderr)
         else:
             tqdm.tqdm.write(text, file=sys.stdout)
     print(f"{out}: {len(jobs) - len(finished) - len(failed)} upscaled")

@@ -96,12 +96,15 @@ def read_picture(path: str | pathlib.Path) -> Picture:
       InputError: no file, damaged, of none of the formats `decoding.READ`, or with pixels that are no colours; names the file and
         says what to do.
     """
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise InputError(f"{path}: an image file expected, got {'a folder' if path.is_dir() else 'a pipe or a device'}")
     try:
-        raw = pathlib.Path(path).read_bytes()
+        return _picture(decode(path.read_bytes()))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); an image file expected") from error
-    try:
-        return _picture(decode(raw))
+    except MemoryError as error:
+        raise InputError(f"{path}: not enough memory for an image of this size; reduce it") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

@@ -76,8 +76,9 @@ def _is_photograph(path: pathlib.Path) -> bool:
         return False
     if path.suffix.lower() in READ_ENDINGS and not path.name.startswith("."):
         return True
-    with contextlib.suppress(Exception), Image.open(path, formats=formats()):
-        return True
+    if path.is_file():  # a pipe or a device may never end
+        with contextlib.suppress(Exception), Image.open(path, formats=formats()):
+            return True
     return False
 
 
@@ -166,6 +167,7 @@ class Record:
 
 def digest(path: pathlib.Path) -> str:
     """SHA-256 of a file; empty if it cannot be read, which is told where it is used."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if path.is_file():  # a pipe or a device may never end
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     return ""

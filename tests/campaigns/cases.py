@@ -165,7 +165,7 @@ def _web(path: pathlib.Path, good: pathlib.Path) -> None:
 
         return to_uint8(read_picture(path).rgb)
 
-    assert web.thumbnail(path, read)
+    assert web.thumbnail(path, read, 24.0)
     with unittest.mock.patch("rrsr_jax.inference.upscaler.Upscaler", Nearest):
         _, job = web.upscaling("")
 
