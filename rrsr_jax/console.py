@@ -39,6 +39,7 @@ def exit_on_error(interrupted: str = "what is complete stays") -> Iterator[None]
     SIGTERM end the command likewise, after it has cleaned up, with status 130; `interrupted` says what is left of the work then.
     """
     _escape_what_cannot_be_printed()
+    sys.excepthook = _print_uncaught
     signalled = False
     with _interrupted_by_signals():
         try:
@@ -68,6 +69,12 @@ def _escape_what_cannot_be_printed() -> None:
     """File names need not be text; a message about one that is none must not fail."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _print_uncaught(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """An exception that ends the process; not those that TensorStore's threads print here, and raise as well."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextlib.contextmanager

@@ -217,7 +217,7 @@ class Checkpoints:
     def _unreadable(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # Orbax raises what it likes
             raise InputError(
                 f"checkpoint {self._folder}/{self._latest} is as it was written, but cannot be read ({error}); its description "
                 "tells the versions of the libraries that wrote it"

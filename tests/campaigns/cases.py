@@ -210,7 +210,7 @@ class Records(Area):
         prepare.main(["--dataset=ref_pairs", f"--source={base / 'pairs'}", f"--data_dir={base / 'data'}"])
 
     def case(self, rng: random.Random, folder: pathlib.Path) -> Case:
-        data = folder / "input" / "data"
+        data = folder / "work" / "data"
         files = "wrong names"
         if rng.random() < 0.3:
             names = rng.sample(self.NAMES, 2)
@@ -258,7 +258,8 @@ def write_dataset(call: Callable[[], Any], folder: pathlib.Path) -> None:
 def damage_files(folder: pathlib.Path, rng: random.Random) -> str:
     """Damages, removes or replaces one or two files in a folder; says which."""
     done = []
-    for path in rng.sample(sorted(p for p in folder.rglob("*") if p.is_file()), rng.choice([1, 1, 2])):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in rng.sample(files, min(len(files), rng.choice([1, 1, 2]))):
         raw, kind = path.read_bytes(), rng.random()
         path.unlink()
         if kind > 0.92:
@@ -304,7 +305,7 @@ class CheckpointFiles(Area):
     def case(self, rng: random.Random, folder: pathlib.Path) -> Case:
         from rrsr_jax.workdir import integrity
 
-        run = folder / "input" / "run"
+        run = folder / "work" / "run"
         shutil.copytree(self.base / "run", run, ignore=shutil.ignore_patterns("tensorboard", "eval"))
         newest, *older = sorted((run / "checkpoints").iterdir(), key=lambda path: -int(path.name))
         for path in older if rng.random() < 0.5 else ():
