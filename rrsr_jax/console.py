@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,7 +38,7 @@ def exit_on_error(interrupted: str = "what is complete stays") -> Iterator[None]
     SIGTERM end the command likewise, after it has cleaned up, with status 130; `interrupted` says what is left of the work then.
     """
     _escape_what_cannot_be_printed()
-    sys.excepthook = _print_uncaught
+    sys.unraisablehook = _print_unraisable
     signalled = False
     with _interrupted_by_signals():
         try:
@@ -71,10 +70,14 @@ def _escape_what_cannot_be_printed() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _print_uncaught(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """An exception that ends the process; not those that TensorStore's threads print here, and raise as well."""
-    if threading.current_thread() is threading.main_thread():
-        sys.__excepthook__(kind, error, trace)
+def _print_unraisable(what: Any) -> None:
+    """An exception that cannot be raised where it happens, such as in a callback of the garbage collector."""
+    if isinstance(what.exc_value, Interrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # again
+    elif (
+        threading.current_thread() is threading.main_thread()
+    ):  # TensorStore's threads raise theirs where it is waited for
+        sys.__unraisablehook__(what)
 
 
 @contextlib.contextmanager
@@ -92,13 +95,10 @@ def _interrupted_by_signals() -> Iterator[None]:
         _restore(before)
 
 
-def _interrupt(_: int, frame: types.FrameType | None) -> None:
-    """Raises `Interrupt`, and again every half second, because an exception is lost in a callback of the garbage collector."""
-    within_callback = frame is not None and frame.f_code.co_name == "_xla_gc_callback"  # JAX's, the one that runs often
+def _interrupt(*_: object) -> None:
+    """Raises `Interrupt`, and again every half second: code that it passes through may drop it."""
     if signal.getsignal(signal.SIGALRM) is _interrupt:
-        signal.setitimer(signal.ITIMER_REAL, 0.01 if within_callback else 0.5)
-        if within_callback:
-            return
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
     raise Interrupt
 
 
@@ -118,9 +118,9 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         _restore(self._before)
 
-    def _receive(self, number: int, frame: types.FrameType | None) -> None:
+    def _receive(self, *_: object) -> None:
         if self._received:
-            _interrupt(number, frame)
+            _interrupt()
         self._received = True
 
     def received(self) -> bool:
