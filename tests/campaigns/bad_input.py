@@ -21,12 +21,20 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tests.campaigns import cases, processes, works
+from tests.campaigns import cases, processes, words, works
 from tests.campaigns.cases import Case
 
 SECONDS = 120  # a process; a few seconds on a quiet machine
 # Out of a hundred cases, how many go to each area.
 SHARES = {"photographs": 55, "weights": 13, "records": 8, "checkpoints": 6, "overrides": 8, "commands": 10}
+AREAS = {
+    "photographs": cases.Photographs,
+    "weights": cases.WeightFiles,
+    "records": cases.Records,
+    "checkpoints": cases.CheckpointFiles,
+    "overrides": words.Overrides,
+    "commands": words.CommandLines,
+}
 _UNFINISHED = re.compile(r"\.(part|tmp)$|^\.preparing$|orbax-checkpoint-tmp")
 
 
@@ -121,15 +129,13 @@ class Campaign:
             shared = self._base / "shared" / name
             if not shared.exists():
                 self._make(name, shared)
-            self._areas[name] = cases.AREAS[name](shared, new=False)
+            self._areas[name] = AREAS[name](shared, new=False)
         return self._areas[name]
 
     def _make(self, name: str, shared: pathlib.Path) -> None:
         """In a fork, because it may start JAX."""
         shared.mkdir(parents=True)
-        ended = processes.run(
-            lambda: cases.AREAS[name](shared), shared, variables=works.variables(self._base), seconds=600
-        )
+        ended = processes.run(lambda: AREAS[name](shared), shared, variables=works.variables(self._base), seconds=600)
         if ended.status:
             shutil.rmtree(shared)
             sys.exit(f"{name}: cannot be set up: {ended.err}")

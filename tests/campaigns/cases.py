@@ -10,22 +10,18 @@ import unittest.mock
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import safetensors.numpy
 from PIL import Image
 
-from rrsr_jax import config_files, export, upscale, web
+from rrsr_jax import config_files, upscale, web
 from rrsr_jax.data import datasets, decoding, prepare
 from rrsr_jax.data.pictures import read_picture
-from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation.results import Results
-from rrsr_jax.experiments import figures, runs, table
+from rrsr_jax.experiments import figures
 from rrsr_jax.training import train
 from rrsr_jax.weights import __main__ as weights
 from rrsr_jax.weights import released
-from tests.campaigns import tiny
-from tests.campaigns.mutations import VALUES, damaged, images, strangers
+from tests.campaigns.mutations import damaged, images, strangers
 from tests.campaigns.works import CONFIG, Nearest, run_main
 from tests.golden import recipe
 from tests.helpers import noise, write
@@ -379,181 +375,3 @@ class WeightFiles(Area):
         path.write_bytes(raw)
         chosen = rng.choice(["correspondence", "correspondence", "correspondence", "vgg19", "rrsr", "discriminator"])
         return _command(weights.main, "import", f"--kind={chosen}", f"--source={path}", "--out=out")
-
-
-class Overrides(Area):
-    """Fields of a config, with any values: a run up to its first step, which is traced and not computed, then its evaluation."""
-
-    def __init__(self, base: pathlib.Path, new: bool = True):
-        super().__init__(base, new)
-        self._fields = {row: config_files.load(f"{CONFIG}:{row}") for row in tiny.ROWS if row not in ("student", "gan")}
-        self._names = {row: sorted(config_files.fields(config)) for row, config in self._fields.items()}
-
-    def case(self, rng: random.Random, folder: pathlib.Path) -> Case:
-        row = rng.choice(["single_image"] * 5 + ["teacher", "rec"])
-        config = self._fields[row]
-        words = [f"--config={CONFIG}:{row}", f"--workdir={rng.choice(['run', 'run', 'a/b/run'])}"]
-        for name in rng.sample(self._names[row], rng.choice([1, 1, 2, 3])):
-            value = config
-            for part in name.split("."):
-                value = value[part]
-            words.append(f"--config.{name}={_value_like(value, rng)}")
-        return Case(f"main {' '.join(map(repr, words))}", lambda: _first_step(words), memory=12 * GIB)
-
-
-def _value_like(value: Any, rng: random.Random) -> str:
-    """Mostly of the type of the field, so that it gets past the parser."""
-    if rng.random() < 0.25:
-        return rng.choice(VALUES)
-    whole, real = (
-        ["-1", "0", "1", "2", "3", "7", "1000", "99999999", "-99999999999"],
-        ["-1.0", "0.0", "0.5", "1.0", "1.5", "1e30", "nan", "inf", "-inf"],
-    )
-    if isinstance(value, bool):
-        return rng.choice(["True", "False"])
-    if isinstance(value, int):
-        return rng.choice(whole)
-    if isinstance(value, float):
-        return rng.choice(real)
-    if isinstance(value, tuple):
-        length = rng.choice([len(value), len(value), 0, 1, 5])
-        items = [rng.choice(real if value and isinstance(value[0], float) else whole) for _ in range(length)]
-        return f"({', '.join(items)}{',' * (length == 1)})"
-    words = [
-        "",
-        "x",
-        "rrsr",
-        "srcnn",
-        "embedded",
-        "photos",
-        "cufed5",
-        "rec",
-        "gan",
-        "teacher",
-        "float32",
-        "bfloat16",
-        "xla",
-        "triton",
-    ]
-    return rng.choice(
-        [
-            *words,
-            "bicubic",
-            "reference",
-            "level_1",
-            "lr_itself,other",
-            "none",
-            "blocks",
-            "cosine",
-            "steps",
-            "view",
-            "warp",
-            "../x",
-            "a" * 300,
-        ]
-    )
-
-
-def _first_step(words: Sequence[str]) -> None:
-    def traced(state, batches, stage, checkpoints, *_) -> Any:
-        batch = next(batches)
-        batch.pop("skipped", None)
-        jax.eval_shape(stage.step(int(state.step)), state, batch)
-        return state.replace(step=state.step * 0 + stage.config.steps)
-
-    train._train = traced
-    run_main(*words)
-
-
-class CommandLines(Area):
-    """Words on command lines; what would take long is left out."""
-
-    COMMANDS: dict[str, tuple[Callable, list[str], list[str]]] = {
-        "upscale": (functools.partial(upscale.main, upscaler=Nearest), ["good.png", "album", "none.png"], ["--ref", "--out", "--weights", "--search", "--compare", "--force"]),
-        "prepare": (prepare.main, [], ["--dataset", "--source", "--data_dir", "--count", "--skip_bad", "--smallest", "--tile"]),
-        "weights": (weights.main, ["fetch", "import", "export", "pack", "vgg19"], ["--kind", "--source", "--out", "--overwrite", "--run", "--card", "--license", "--raw", "--url", "--sha256"]),
-        "export": (export.main, [], ["--weights", "--out", "--dtype", "--size", "--ref-size", "--platforms", "--force"]),
-        "web": (web.main, [], ["--weights", "--host", "--port", "--megabytes", "--megapixels", "--reference-megapixels", "--references", "--queue"]),
-        "figures": (figures.main, [], ["--workdir", "--images", "--lr", "--ref", "--out", "--set"]),
-        "table": (table.main, [], ["--configs", "--workdir", "--set", "--seeds", "--minutes"]),
-        "main": (lambda words: run_main(*words), [], ["--config", "--workdir", "--mode", "--distributed", "--config.steps", "--config.eval.sets", "--config.none", "--undefok"]),
-    }  # fmt: skip
-    LIKELY = ("good.png", "album", "pairs", "run", "out", "out.png", "out.jpg", "out.xyz", "photo", "ref_pairs", "photos/mine", "correspondence", "12x12", "0x0", "99999x99999",
-              "net.safetensors", "card.md", "train", "eval", "uint8", "cpu", "auto", "steps=1", "model.name=x", "http://127.0.0.1:1/vgg19-dcbb9e9d.pth", "file:///etc/passwd", str(CONFIG), f"{CONFIG}:rec", "none/none/x.png")  # fmt: skip
-
-    def case(self, rng: random.Random, folder: pathlib.Path) -> Case:
-        inputs = folder / "input"
-        write(
-            inputs,
-            {
-                "good.png": noise(24, 20),
-                "album/a.png": noise(40, 40),
-                "pairs/input/a.png": noise(40, 40),
-                "pairs/ref/a.png": noise(40, 40, seed=1),
-                "card.md": b"card\n",
-            },
-        )
-        shutil.copy(self.base / "net.safetensors", inputs / "net.safetensors")
-        shutil.copytree(self.base / "run", inputs / "run", ignore=shutil.ignore_patterns("tensorboard", "eval"))
-        name, (function, positional, flags) = rng.choice(list(self.COMMANDS.items()))
-
-        def value() -> str:
-            chosen = rng.choice(self.LIKELY if rng.random() < 0.6 else VALUES)
-            return (
-                str(inputs / chosen)
-                if (inputs / chosen[:200].replace("\0", "")).exists() and chosen not in ("", ".", "..")
-                else chosen
-            )
-
-        words = []
-        if positional and rng.random() < 0.9:
-            words.append(rng.choice(positional) if name == "weights" else value())
-        for flag in rng.sample(flags, rng.randint(0, len(flags))):
-            words += rng.choice([[f"{flag}={value()}"], [f"{flag}={value()}"], [flag, value()], [flag]])
-        if name == "weights" and words[:1] == ["fetch"]:
-            words.append("--url=http://127.0.0.1:1/vgg19-dcbb9e9d.pth")
-        if rng.random() < 0.1:
-            words.insert(rng.randrange(len(words) + 1), rng.choice(VALUES))
-        if "\0" in "".join(words):
-            return Case("no command line", lambda: None)
-        statuses = (0, 1, 2) if name in ("upscale", "table") else (0, 2)
-        what = f"{name} {' '.join(map(repr, words))}"
-        return Case(what, lambda: _in_short(function, words), statuses=statuses, memory=12 * GIB)
-
-
-def _in_short(function: Callable[[Sequence[str]], None], words: Sequence[str]) -> None:
-    """Runs a command without what takes long: no step, no server, no network."""
-
-    def stop(*_: Any, **__: Any) -> Any:
-        raise InputError("left out")
-
-    def evaluated(*_: Any) -> Results | None:
-        return {}
-
-    patches = {
-        (train, "_train"): stop,
-        (train, "_evaluate"): evaluated,
-        (runs, "execute"): lambda *_: 0,
-        (runs, "measure_seconds_per_step"): lambda *_: 1.0,
-        (export, "export_network"): stop,
-        (web, "serve"): lambda *_: None,
-        (web, "build_page"): lambda *_: None,
-        (figures, "_observe"): lambda *_: stop(),
-        (jax.distributed, "initialize"): lambda *_, **__: None,
-    }
-    for (module, attribute), replacement in patches.items():
-        setattr(module, attribute, replacement)
-    import time
-
-    time.sleep = lambda _: None  # between attempts to download
-    function(words)
-
-
-AREAS = {
-    "photographs": Photographs,
-    "records": Records,
-    "checkpoints": CheckpointFiles,
-    "weights": WeightFiles,
-    "overrides": Overrides,
-    "commands": CommandLines,
-}
