@@ -59,13 +59,13 @@ class Nearest:
     def match_scores(self, rgb: np.ndarray, candidates: Sequence[np.ndarray]) -> list[float]:
         return [float(-np.square(candidate).mean()) for candidate in candidates]
 
-    def upscale(self, rgb: np.ndarray, references: Sequence[np.ndarray] = ()) -> Upscaled:
+    def upscale(self, rgb: np.ndarray, references: Sequence[np.ndarray] = (), progress: Any = None) -> Upscaled:
         return Upscaled(rgb.repeat(4, 0).repeat(4, 1), tuple(1.0 for _ in references), "exact")
 
 
 def run_main(*arguments: str) -> None:
     """`python -m rrsr_jax.main` with these arguments; only in a fork."""
-    sys.argv = ["main", *arguments]  # ml_collections looks for overrides there
+    sys.argv = main._config_first(["main", *arguments])  # ml_collections looks for overrides there
     app.run(main.main, flags_parser=main.parse)
 
 
