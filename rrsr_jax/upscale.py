@@ -158,9 +158,10 @@ def _upscale_jobs(
             continue
         try:
             check_file(job.source)
-            picture, force = read_picture(job.source), options.force or record.made(job.out, keys[job])
+            picture, force = read_picture(job.source), options.force or record.may_replace(job, keys[job])
             check_outputs(job, picture, [job.source, *files, *candidates], force)
-            text = _upscale(job, picture, references, upscaler, force, functools.partial(record.add, job, keys[job]))
+            record.begin(job, keys[job])
+            text = _upscale(job, picture, references, upscaler, force, functools.partial(record.finish, job, keys[job]))
         except (InputError, OSError, MemoryError) as error:
             if _disk_is_full(error):
                 raise

@@ -241,8 +241,8 @@ def _weights(out: str, *arguments: str) -> Work:
         lambda: weights.main(arguments),
         lambda folder: None,
         kept,
-        lambda folder: checksums(folder),
-        (f".{out}*",),
+        lambda folder: {n: v for n, v in checksums(folder).items() if not n.endswith(".lock")},
+        (f".{out}.unfinished", f".{out}.old"),
     )
 
 
