@@ -160,7 +160,7 @@ class CommandLines(Area):
         safetensors.numpy.save_file(recipe.state_dict("c2_extractor"), self.base / "net.safetensors")
 
     def case(self, rng: random.Random, folder: pathlib.Path) -> Case:
-        inputs = folder / "input"
+        inputs = folder / "work" / "given"  # some results go beside the input
         pairs = {f"pairs/{kind}/a.png": noise(40, 40, seed=n) for n, kind in enumerate(("input", "ref"))}
         write(inputs, {"good.png": noise(24, 20), "album/a.png": noise(40, 40), "card.md": b"card\n"} | pairs)
         shutil.copy(self.base / "net.safetensors", inputs / "net.safetensors")
@@ -182,7 +182,7 @@ class CommandLines(Area):
                 del words[place]
         words = [word.replace("<run>", "run").replace("<input>", str(inputs)) for word in words]
         words = [word.replace("<", f"{inputs}/").replace(">", "") for word in words]
-        statuses = (0, 1, 2) if function in (_upscale, table.main) else (0, 2)
+        statuses = (0, 1, 2) if function in (_upscale, table.main) or "--help" in words else (0, 2)
         what = f"{function.__module__}.{function.__name__} {' '.join(map(repr, words))}"
         return Case(what, lambda: _in_short(function, words), statuses=statuses, memory=12 * GIB)
 
