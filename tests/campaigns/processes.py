@@ -40,7 +40,8 @@ class Process:
 
     Args:
       call: the command, without arguments; `SystemExit` has its usual meaning.
-      folder: the current folder; what the process says is written to files beside it.
+      folder: the current folder.
+      said: beside which path what it says is written; `folder` if None.
       seconds: after so long it is killed.
       memory: bytes of address space that it may take besides what it was forked with; 0: any.
       variables: added to its environment.
@@ -51,17 +52,18 @@ class Process:
         call: Callable[[], Any],
         folder: pathlib.Path,
         *,
+        said: pathlib.Path | None = None,
         seconds: float = 120,
         memory: int = 0,
         variables: Mapping[str, str] | None = None,
     ):
-        self._folder = folder
+        self._said = said or folder
         self._until, self._status = time.monotonic() + seconds, None
         sys.stdout.flush()
         sys.stderr.flush()
         self._pid = os.fork()
         if not self._pid:
-            _run(call, folder, memory, variables or {})
+            _run(call, folder, self._said, memory, variables or {})
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal, unless the process has ended."""
@@ -87,7 +89,7 @@ class Process:
                 late = True
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(PAUSE)
-        out, err = said(self._folder)
+        out, err = said(self._said)
         return Ended(self._status or 0, out, err, late)
 
 
@@ -104,6 +106,7 @@ def run(call: Callable[[], Any], folder: pathlib.Path, **options: Any) -> Ended:
 def _run(
     call: Callable[[], Any],
     folder: pathlib.Path,
+    beside: pathlib.Path,
     memory: int,
     variables: Mapping[str, str],
 ) -> None:
@@ -113,8 +116,8 @@ def _run(
         os.setsid()
         os.chdir(folder)
         os.environ.update(variables)
-        said = (folder.with_name(f"{folder.name}.{name}") for name in ("out", "err"))
-        for number, path in enumerate((os.devnull, *said)):
+        files = (beside.with_name(f"{beside.name}.{name}") for name in ("out", "err"))
+        for number, path in enumerate((os.devnull, *files)):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(file, number)
             os.close(file)
