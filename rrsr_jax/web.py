@@ -291,6 +291,8 @@ def check_files(photo: str | None, references: Sequence[str], limits: Limits) ->
 
 def check_size(path: str | pathlib.Path, most: float) -> None:
     """Raises InputError for a picture of more than `most` megapixels. Reads its header only."""
+    if not pathlib.Path(path).is_file():  # a pipe or a device may never end
+        return
     try:
         with Image.open(path, formats=decoding.formats()) as image:
             width, height = image.size

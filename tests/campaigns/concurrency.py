@@ -2,8 +2,9 @@
 
     python -m tests.campaigns.concurrency --count=100 [--pairs training evaluation ...] [--seed=0] [--folder=DIR]
 
-Each must end with success, or be refused with one message and status 2, and one of them must succeed. In the end, after the command
-is given once more, the files, arrays and metrics must be those of a command that was alone. The exit status is 1 for faults.
+Each must end with success, or be refused with one message and status 2, and one of them must succeed. In the end, after the
+command is given once more, the files, arrays and metrics must be those of a command that was alone. The exit status is 1 for
+faults.
 """
 
 import argparse

@@ -4,8 +4,9 @@
 
 A command is run once to count its calls that write in its folder. Then it is run again and again, and one of these calls, or that
 one and all that follow, fail as on a full (ENOSPC), broken (EIO) or read-only (EROFS) disk; or the folder is moved away at that
-moment. It must end with one message and status 2, or, where the call did not matter, with everything written. Nothing half-written
-may look whole, and the same command without faults must then end as if nothing had been. Calls fail in a layer over libc, `faults.c`, which is compiled with `cc`; the exit status is 77 without it, and 1 for faults found.
+moment. It must end with one message and status 2, or, where the call did not matter, with everything written. Nothing that is
+half-written may look whole, and the same command without faults must then end as if nothing had been. Calls fail in a layer over
+libc, `faults.c`, which is compiled with `cc`; the exit status is 77 without it, and 1 for faults.
 """
 
 import argparse
