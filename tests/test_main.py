@@ -7,7 +7,9 @@ import time
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
+from rrsr_jax import main
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import has_checkpoint
 from tests.helpers import ROOT, finish, lines
@@ -108,3 +110,18 @@ def test_the_paper_run_without_its_data(command, tmp_path):
     assert "input/*.png and ref/*.png with equal names, 11,871 pairs of 160x160 pixels" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--nothing"], ["--mode=test"], ["--config.steps=x"], ["here"], ["--config=none.py"], ["--workdir"]]
+)
+def test_wrong_words_are_one_message_and_status_2(arguments, monkeypatch, capsys):
+    argv = ["main", f"--config={ROOT}/configs/demo.py", "--workdir=nowhere", *arguments]
+    monkeypatch.setattr(main, "_config_first", list)
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
+        monkeypatch.setattr("sys.argv", argv)
+        main.parse(argv)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "FATAL" not in said

@@ -199,8 +199,11 @@ def test_a_run_that_fails_costs_the_others_nothing(configs, tmp_path, monkeypatc
         (["--set", "init_from=nowhere"], r"first\.py: config\.init_from=nowhere: no checkpoint in nowhere"),
         (["--set", "weights.masa=none.pth"], r"none of the configs has a field weights\.masa"),
         (["--set", "steps=5", "--minutes=1"], "--minutes or --set steps=N expected, got both"),
-        (["--seeds=0"], "--seeds of at least 1"),
+        (["--seeds=0"], "--seeds from 1 to 1,000 and --minutes above 0"),
+        (["--seeds=99999999999999999999"], "--seeds from 1 to 1,000"),
         (["--minutes=0"], "--minutes above 0"),
+        (["--minutes=nan"], "--minutes above 0"),
+        (["--minutes=inf"], "--minutes above 0"),
     ],
 )
 def test_mistakes_end_before_anything_runs(configs, tmp_path, monkeypatch, capsys, options, message):

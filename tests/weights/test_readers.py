@@ -243,3 +243,12 @@ def test_real_pth_files(tmp_path):
     os.truncate(tmp_path / "x.pth", 700)
     with pytest.raises(InputError, match=r"x\.pth cannot be read as \.pth; it may be incomplete"):
         read(tmp_path / "x.pth")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["pipe.safetensors", "folder.npz"])
+def test_what_is_no_file(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(InputError, match=f"{name} cannot be read: a file expected"):
+        read(tmp_path / name)
