@@ -81,8 +81,8 @@ def test_signals_end_a_command_with_a_message(waiting, number, tmp_path):
 import pathlib, signal, sys, time
 from rrsr_jax import console
 with console.exit_on_error(interrupted="a part is left"):
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
 {lines}
     finally:
         pathlib.Path("cleaned").touch()

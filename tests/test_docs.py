@@ -44,6 +44,7 @@ BENCHMARK = "tests/experiments/test_bench.py::test_all_parts_of_the_benchmark"
 FETCH = "tests/weights/test_download.py::test_command"
 IMPORT_AND_EXPORT = "tests/weights/test_weights.py::test_command"
 SCRIPTS = "tests/test_scripts.py::"
+CAMPAIGNS = "tests/campaigns/test_campaigns.py::"
 MAIN = "python -m rrsr_jax.main"
 PREPARE = "python -m rrsr_jax.data.prepare"
 WEIGHTS = "python -m rrsr_jax.weights"
@@ -93,7 +94,10 @@ RUN_BY = {
     ),
     "launch/train.sh configs/cufed5.py runs/cufed5": f"{SCRIPTS}test_training_on_one_machine",
     "launch/pod.sh configs/cufed5.py runs/cufed5": f"{SCRIPTS}test_training_as_two_tasks_of_a_job",
-    "python -m tests.kill --config=configs/demo.py --times=10": f"{SCRIPTS}test_kills",
+    "python -m tests.campaigns.kills --count=1000": f"{CAMPAIGNS}test_kills",
+    "python -m tests.campaigns.bad_input --count=10000": f"{CAMPAIGNS}test_bad_input",
+    "python -m tests.campaigns.disks --count=500": f"{CAMPAIGNS}test_disks",
+    "python -m tests.campaigns.concurrency --count=100": f"{CAMPAIGNS}test_concurrency",
     f"{WEIGHTS} fetch vgg16": FETCH,
     f"{WEIGHTS} fetch vgg19": FETCH,
     f"{WEIGHTS} fetch vgg16 --out=weights/vgg16.pth": FETCH,
@@ -215,16 +219,14 @@ def parsed(command, monkeypatch):
     module = importlib.import_module(command.program)
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{command.program}.__main__")
-    # tests.kill passes flags on that it does not know.
-    method = "parse_known_args" if command.program == "tests.kill" else "parse_args"
-    parse = getattr(argparse.ArgumentParser, method)
+    parse = argparse.ArgumentParser.parse_args
 
     def stop(*arguments, **options):
         raise Accepted(parse(*arguments, **options))
 
     monkeypatch.setattr(sys, "argv", [command.program, *command.arguments])
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, method, stop)
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         with pytest.raises(Accepted) as accepted:
             module.main()
     return accepted.value.args[0]
@@ -240,8 +242,6 @@ def test_commands_are_accepted_by_their_programs(line, monkeypatch):
             options = parsed(command, monkeypatch)
             if command.program == "rrsr_jax.experiments.table":
                 runs.plan(options.configs, pathlib.Path(options.workdir), options.set, options.seeds)
-            if command.program == "tests.kill":
-                config_files.check(options[0].config)
         elif "/" in command.program:
             assert (ROOT / command.program).is_file()
             if command.program.startswith("launch/"):

@@ -117,9 +117,8 @@ def test_the_paper_run_without_its_data(command, tmp_path):
 )
 def test_wrong_words_are_one_message_and_status_2(arguments, monkeypatch, capsys):
     argv = ["main", f"--config={ROOT}/configs/demo.py", "--workdir=nowhere", *arguments]
-    monkeypatch.setattr(main, "_config_first", list)
+    monkeypatch.setattr("sys.argv", argv)
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
-        monkeypatch.setattr("sys.argv", argv)
         main.parse(argv)
     assert stopped.value.code == 2
     said = capsys.readouterr().err

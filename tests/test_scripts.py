@@ -1,9 +1,8 @@
-"""Scripts outside the program run: the figure of the documentation, the launchers, the test of kills."""
+"""Scripts outside the program run: the figure of the documentation, the launchers."""
 
 import json
 import os
 import random
-import re
 import runpy
 import subprocess
 import sys
@@ -78,19 +77,3 @@ def test_training_as_two_tasks_of_a_job(config, tmp_path):
     assert "on 2 cpu device(s)" in outputs[0]
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2]
     assert json.loads((tmp_path / "run/results.json").read_text())["step"] == 2
-
-
-def test_kills(config, tmp_path):
-    said = finish(
-        start(
-            sys.executable,
-            "-m",
-            "tests.kill",
-            f"--config={config}",
-            "--times=1",
-            f"--workdir={tmp_path}",
-            "--config.steps=30",
-        )
-    )
-    assert "uninterrupted: 30 steps" in said
-    assert re.search(r"killed_1 ended at step 30: (\d+) of \1 arrays identical; metrics of all steps identical", said)
