@@ -27,7 +27,13 @@ def log(message: str) -> None:
 
 
 class Interrupt(KeyboardInterrupt):
-    """A signal asked the process to end at once."""
+    """A signal asked the process to end at once.
+
+    Attributes:
+      sent: whether it has been raised since the command began. Code that it passes through may make another exception of it.
+    """
+
+    sent = False
 
 
 @contextlib.contextmanager
@@ -39,29 +45,38 @@ def exit_on_error(interrupted: str = "what is complete stays") -> Iterator[None]
     """
     _escape_what_cannot_be_printed()
     sys.unraisablehook = _print_unraisable
-    signalled = False
+    Interrupt.sent = False
     with _interrupted_by_signals():
         try:
             yield
             return
-        except (InputError, FloatingPointError) as error:
-            message, status = f"error: {error}", 2
-        except MemoryError as error:
-            message, status = f"error: not enough memory{f' ({error})' if str(error) else ''}; use smaller images", 2
-        except OSError as error:
-            remedy = "free space and give the same command again" if error.errno in FULL_DISK else "mend that"
-            message, status = f"error: {error}; {remedy}", 2
-        except KeyboardInterrupt as interrupt:
-            message, status, signalled = f"interrupted; {interrupted}", 130, isinstance(interrupt, Interrupt)
+        except BaseException as error:
+            message, status = _ending(error, interrupted)
+            if not status:
+                raise
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(message, file=sys.stderr)
-    if signalled:
+    if Interrupt.sent:
         # Without the usual end of an interpreter, in which XLA may crash after it was interrupted.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _ending(error: BaseException, interrupted: str) -> tuple[str, int]:
+    """What is said about an exception, and the exit status; 0 for one that is none of the command's reasons to fail."""
+    if Interrupt.sent or isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {interrupted}", 130
+    if isinstance(error, InputError | FloatingPointError):
+        return f"error: {error}", 2
+    if isinstance(error, MemoryError):
+        return f"error: not enough memory{f' ({error})' if str(error) else ''}; use smaller images", 2
+    if isinstance(error, OSError):
+        remedy = "free space and give the same command again" if error.errno in FULL_DISK else "mend that"
+        return f"error: {error}; {remedy}", 2
+    return "", 0
 
 
 def _escape_what_cannot_be_printed() -> None:
@@ -99,6 +114,7 @@ def _interrupt(*_: object) -> None:
     """Raises `Interrupt`, and again every half second: code that it passes through may drop it."""
     if signal.getsignal(signal.SIGALRM) is _interrupt:
         signal.setitimer(signal.ITIMER_REAL, 0.5)
+    Interrupt.sent = True
     raise Interrupt
 
 

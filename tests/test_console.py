@@ -64,6 +64,12 @@ except BaseException:
     pass
 time.sleep(60)
 """,
+    "code that makes another exception of it": """
+try:
+    time.sleep(60)
+except BaseException as error:
+    raise TypeError from error
+""",
     "a step, asked a second time": """
 with console.StopRequest() as stop:
     signal.raise_signal(signal.SIGTERM)
