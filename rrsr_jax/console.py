@@ -88,7 +88,7 @@ def _escape_what_cannot_be_printed() -> None:
 def _print_unraisable(what: Any) -> None:
     """An exception that cannot be raised where it happens, such as in a callback of the garbage collector."""
     if isinstance(what.exc_value, Interrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0.01)  # again
+        signal.setitimer(signal.ITIMER_REAL, 0.05)  # again
     elif (
         threading.current_thread() is threading.main_thread()
     ):  # TensorStore's threads raise theirs where it is waited for
@@ -110,9 +110,11 @@ def _interrupted_by_signals() -> Iterator[None]:
         _restore(before)
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _: object) -> None:
     """Raises `Interrupt`, and again every half second: code that it passes through may drop it."""
     if signal.getsignal(signal.SIGALRM) is _interrupt:
+        if Interrupt.sent and number != signal.SIGALRM:
+            return  # it is on its way
         signal.setitimer(signal.ITIMER_REAL, 0.5)
     Interrupt.sent = True
     raise Interrupt
@@ -134,9 +136,9 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         _restore(self._before)
 
-    def _receive(self, *_: object) -> None:
+    def _receive(self, number: int, frame: object) -> None:
         if self._received:
-            _interrupt()
+            _interrupt(number, frame)
         self._received = True
 
     def received(self) -> bool:
