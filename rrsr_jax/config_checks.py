@@ -261,7 +261,7 @@ def _each(values: Mapping[str, Any]) -> Iterator[str]:
     for field, value in values.items():
         rule = rule_of(field, values)
         if rule is None and field not in unknown:
-            yield f"config.{field}: no field of that name is known; remove it, or correct its name"
+            yield f"config.{field}: no field of that name is known; leave it out, or correct its name"
         elif rule is not None and not rule.holds(value):
             yield f"config.{field}: {rule.expected} expected, got {value!r}"
 

@@ -153,22 +153,27 @@ def _upscale_jobs(
     if len(finished) < len(jobs):
         references, upscaler = References(files, candidates), open_upscaler()
         _say(references.notes)
-    for job in tqdm.tqdm(jobs, unit="photo", disable=not sys.stderr.isatty(), dynamic_ncols=True):
-        if job in finished:
-            continue
-        try:
-            check_file(job.source)
-            picture, force = read_picture(job.source), options.force or record.may_replace(job, keys[job])
-            check_outputs(job, picture, [job.source, *files, *candidates], force)
-            record.begin(job, keys[job])
-            text = _upscale(job, picture, references, upscaler, force, functools.partial(record.finish, job, keys[job]))
-        except (InputError, OSError, MemoryError) as error:
-            if _disk_is_full(error):
-                raise
-            failed[job.source] = f"{job.source}: not enough memory" if isinstance(error, MemoryError) else str(error)
-            tqdm.tqdm.write(f"failed: {failed[job.source]}", file=sys.stderr)
-        else:
-            tqdm.tqdm.write(text, file=sys.stdout)
+    with record:
+        for job in tqdm.tqdm(jobs, unit="photo", disable=not sys.stderr.isatty(), dynamic_ncols=True):
+            if job in finished:
+                continue
+            try:
+                check_file(job.source)
+                picture, force = read_picture(job.source), options.force or record.may_replace(job, keys[job])
+                check_outputs(job, picture, [job.source, *files, *candidates], force)
+                record.begin(job, keys[job])
+                text = _upscale(
+                    job, picture, references, upscaler, force, functools.partial(record.finish, job, keys[job])
+                )
+            except (InputError, OSError, MemoryError) as error:
+                if _disk_is_full(error):
+                    raise
+                failed[job.source] = (
+                    f"{job.source}: not enough memory" if isinstance(error, MemoryError) else str(error)
+                )
+                tqdm.tqdm.write(f"failed: {failed[job.source]}", file=sys.stderr)
+            else:
+                tqdm.tqdm.write(text, file=sys.stdout)
     print(f"{out}: {len(jobs) - len(finished) - len(failed)} upscaled")
     if finished:
         print(f"skipped, because finished before: {len(finished)}: {_listed(j.source for j in jobs if j in finished)}")

@@ -337,7 +337,7 @@ def message(error: InputError, *paths: str | pathlib.Path | None) -> str:
     return f'<p class="error" role="alert">{html.escape(text)}</p>'
 
 
-def thumbnail(path: pathlib.Path, read: Read, most: float) -> str:
+def thumbnail(path: pathlib.Path, read: Read, most: float = Limits.reference_megapixels) -> str:
     """A picture of at most `most` megapixels in small with its name and size, or what is wrong with it, as HTML."""
     try:
         check_size(path, most)

@@ -112,6 +112,7 @@ def test_the_paper_run_without_its_data(command, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 @pytest.mark.parametrize(
     "arguments", [["--nothing"], ["--mode=test"], ["--config.steps=x"], ["here"], ["--config=none.py"], ["--workdir"]]
 )

@@ -97,8 +97,8 @@ def read_picture(path: str | pathlib.Path) -> Picture:
         says what to do.
     """
     path = pathlib.Path(path)
-    if path.exists() and not path.is_file():  # a pipe or a device may never end
-        raise InputError(f"{path}: an image file expected, got {'a folder' if path.is_dir() else 'a pipe or a device'}")
+    if path.exists() and not path.is_file() and not path.is_dir():  # it may never end
+        raise InputError(f"{path}: an image file expected, got a pipe or a device")
     try:
         return _picture(decode(path.read_bytes()))
     except OSError as error:

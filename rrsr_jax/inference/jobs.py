@@ -139,7 +139,7 @@ def check_out_folder(source: pathlib.Path, out: pathlib.Path) -> None:
 class Record:
     """Which results in a folder are made from what: a JSON line before each is written, and one after.
 
-    The key of a job stands for what its result is made from.
+    The key of a job stands for what its result is made from. At the end of a `with` block a record of no result goes.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -149,6 +149,14 @@ class Record:
                 entry = json.loads(line)
                 done = "made_from" in entry
                 self._last[entry["result"]] = entry["made_from" if done else "begun_from"], done
+
+    def __enter__(self) -> "Record":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not any(self._path.with_name(result).exists() for result in self._last):
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
     def may_replace(self, job: Job, key: str) -> bool:
         """Whether what is there, finished or not, is this job's."""

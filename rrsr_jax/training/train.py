@@ -43,10 +43,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
       FloatingPointError: a loss or gradient is not finite; the last checkpoint is from before it.
     """
     folder = pathlib.Path(workdir)
-    config_checks.check(config)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_job(folder))
+        config_checks.check(config)
         check_same_run(folder / "config.json", config)
 
         log(
@@ -95,8 +95,8 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
         of all others are written then.
     """
     folder = pathlib.Path(workdir)
-    config_checks.check(config)
     with only_job(folder):
+        config_checks.check(config)
         return _evaluate_only(config, folder)
 
 
