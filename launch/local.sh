@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# launch/local.sh N CONFIG WORKDIR [flags]: trains with N processes on this machine.
+# launch/local.sh N CONFIG WORKDIR [flags]: trains with N processes on this machine (bash 5.1 or newer).
 # One process (N = 1) uses all devices. Of several, each uses one GPU.
 # Ctrl-C and SIGTERM save and stop all processes; the same command goes on. Where one fails, the others are ended.
 set -uo pipefail

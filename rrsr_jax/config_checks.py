@@ -85,14 +85,12 @@ LOSSES = {
     "gan": ("rec", "rtrr", "perceptual", "adversarial"),
 }
 MATCHERS = ("teacher", "student")  # the stages of the correspondence net
-# Files of pretrained parameters, see `weights.KINDS`.
-WEIGHTS = ("vgg", "vgg16", "correspondence", "rrsr", "c2_matching", "masa", "ttsr", "discriminator")
-
 _CHANNELS, _BLOCKS = whole(1, 4096), whole(0, 256)
 _HALVED = whole(2, 4096)  # channels of which one layer has half
 _WIDTHS = several(_CHANNELS, 3)
 _MATCH_TILE = whole(1, 2**40)
 _DTYPE = one_of("float32", "bfloat16")
+_DEFORM_CONV = one_of("", "xla", "triton", "triton_interpreted")
 _RRSR = {
     "features": _HALVED,
     "context_blocks": _BLOCKS,
@@ -108,7 +106,7 @@ _RRSR = {
     "match_coarse": Rule("0 or a whole number from 2 to 64", lambda v: whole(0, 64).holds(v) and v != 1),
     "match_subpixel": FLAG,
     "pre_offsets": one_of("patches", "smooth"),
-    "deform_conv": one_of("", "xla", "triton", "triton_interpreted"),
+    "deform_conv": _DEFORM_CONV,
     "dtype": _DTYPE,
     "remat": one_of("none", "blocks", "fas"),
 }
@@ -129,14 +127,64 @@ MODELS: dict[str, dict[str, Rule]] = {
         "vgg_channels": _WIDTHS,
         "match_tile": _MATCH_TILE,
     },
+    "crossnet": {
+        "features": _CHANNELS,
+        "flow_channels": several(_CHANNELS, 6),
+        "flow_up_channels": several(_CHANNELS, 6),
+    },
+    "srntt": {
+        "features": _CHANNELS,
+        "context_blocks": _BLOCKS,
+        "blocks": several(_BLOCKS, 3),
+        "vgg_channels": _WIDTHS,
+        "vgg_mean": several(number(0, 1), 3),
+        "vgg_std": several(number(0, 1, above=True), 3),
+        "match_tile": _MATCH_TILE,
+    },
+    "ssen": {
+        "features": _CHANNELS,
+        "encoder_blocks": _BLOCKS,
+        "alignments": whole(0, 64),
+        "blocks": _BLOCKS,
+        "attention_tile": _MATCH_TILE,
+        "deform_conv": _DEFORM_CONV,
+    },
+    "dcsr": {
+        "scale": whole(SCALE_FACTOR, SCALE_FACTOR),
+        "features": _CHANNELS,
+        "encoder_blocks": _BLOCKS,
+        "ref_encoder_blocks": _BLOCKS,
+        "blocks": several(_BLOCKS, 3),
+        "align_features": _CHANNELS,
+        "match_features": _CHANNELS,
+        "vgg_channels": _WIDTHS,
+        "match_tile": _MATCH_TILE,
+    },
     "srcnn": {
         "features": several(_CHANNELS, 2),
         "kernels": several(Rule("an odd number from 1 to 99", lambda v: whole(1, 99).holds(v) and v % 2 == 1), 3),
     },
     "edsr": {"features": _CHANNELS, "blocks": _BLOCKS},
     "rcan": {"features": _CHANNELS, "groups": _BLOCKS, "blocks": _BLOCKS, "reduction": whole(1, 4096)},
+    "nlsn": {
+        "features": _CHANNELS,
+        "groups": _BLOCKS,
+        "blocks": _BLOCKS,
+        "chunk": whole(1, 2**16),
+        "rounds": whole(1, 1024),
+        "residual_scale": number(0, 10),
+        "seed": whole(0, 2**31 - 1),
+    },
+    "srgan": {"features": _CHANNELS, "blocks": _BLOCKS},
+    "msrresnet": {"features": _CHANNELS, "blocks": _BLOCKS},
+    "enet": {"features": _CHANNELS, "blocks": _BLOCKS, "half_pixel": FLAG},
+    "esrgan": {"features": _CHANNELS, "blocks": _BLOCKS, "growth": _CHANNELS},
+    "ranksrgan": {"features": _CHANNELS, "blocks": _BLOCKS},
     "correspondence": {"channels": _WIDTHS},
 }
+
+# Files of pretrained parameters, see `weights.KINDS`: of parts, and of whole models.
+WEIGHTS = ("vgg", "vgg16", "correspondence", "discriminator", *(name for name in MODELS if name != "correspondence"))
 
 _COUNT, _STEPS = whole(1, 2**16), whole(1, _MANY)
 _WEIGHT = number(0, 1e6)  # of a term of the loss

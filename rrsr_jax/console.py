@@ -4,10 +4,14 @@ JAX takes a second to import; a command that ends before it computes does withou
 """
 
 import contextlib
+import io
+import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tqdm
 
@@ -22,28 +26,85 @@ def log(message: str) -> None:
         tqdm.tqdm.write(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def exit_on_error(interrupted: str = "") -> Iterator[None]:
-    """Ends a command that fails for a reason outside the program: a message on standard error, and exit status 2.
+class Interrupt(KeyboardInterrupt):
+    """A signal asked the process to end at once."""
 
-    Reasons are bad input, numbers that are not finite, and a full disk. If `interrupted` says what is left of the work then,
-    Ctrl-C ends the command likewise, with status 130.
+
+@contextlib.contextmanager
+def exit_on_error(interrupted: str = "what is complete stays") -> Iterator[None]:
+    """Ends a command that fails for a reason outside the program: one message on standard error, and exit status 2.
+
+    Reasons are bad input, numbers that are not finite, too little memory, and whatever the operating system refuses. Ctrl-C and
+    SIGTERM end the command likewise, after it has cleaned up, with status 130; `interrupted` says what is left of the work then.
     """
+    _escape_what_cannot_be_printed()
+    sys.unraisablehook = _print_unraisable
+    signalled = False
+    with _interrupted_by_signals():
+        try:
+            yield
+            return
+        except (InputError, FloatingPointError) as error:
+            message, status = f"error: {error}", 2
+        except MemoryError as error:
+            message, status = f"error: not enough memory{f' ({error})' if str(error) else ''}; use smaller images", 2
+        except OSError as error:
+            remedy = "free space and give the same command again" if error.errno in FULL_DISK else "mend that"
+            message, status = f"error: {error}; {remedy}", 2
+        except KeyboardInterrupt as interrupt:
+            message, status, signalled = f"interrupted; {interrupted}", 130, isinstance(interrupt, Interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(message, file=sys.stderr)
+    if signalled:
+        # Without the usual end of an interpreter, in which XLA may crash after it was interrupted.
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _escape_what_cannot_be_printed() -> None:
+    """File names need not be text; a message about one that is none must not fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _print_unraisable(what: Any) -> None:
+    """An exception that cannot be raised where it happens, such as in a callback of the garbage collector."""
+    if isinstance(what.exc_value, Interrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # again
+    elif (
+        threading.current_thread() is threading.main_thread()
+    ):  # TensorStore's threads raise theirs where it is waited for
+        sys.__unraisablehook__(what)
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """While active, SIGINT and SIGTERM raise `Interrupt`."""
+    if threading.current_thread() is not threading.main_thread():  # signals are for the main one
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         yield
-    except (InputError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        print(f"error: {error}; free space and give the same command again", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        if not interrupted:
-            raise
-        print(f"interrupted; {interrupted}", file=sys.stderr)
-        sys.exit(130)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _restore(before)
+
+
+def _interrupt(*_: object) -> None:
+    """Raises `Interrupt`, and again every half second: code that it passes through may drop it."""
+    if signal.getsignal(signal.SIGALRM) is _interrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+    raise Interrupt
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed from Python
 
 
 class StopRequest:
@@ -55,12 +116,11 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not installed from Python
+        _restore(self._before)
 
     def _receive(self, *_: object) -> None:
         if self._received:
-            raise KeyboardInterrupt
+            _interrupt()
         self._received = True
 
     def received(self) -> bool:

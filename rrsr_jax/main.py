@@ -46,8 +46,7 @@ flags.register_validator(
 
 def main(argv: list[str]) -> None:
     """Runs the mode; bad input ends with a message and exit status 2."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    del argv  # the program's name
     # Orbax and JAX log a lot. They also raise their errors, but with several processes only after waiting for the others.
     logging.set_verbosity(logging.ERROR if _DISTRIBUTED.value else logging.FATAL)
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> None:
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
     compilation_cache.use()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
-    with exit_on_error():
+    with exit_on_error(interrupted="the same command goes on from the last checkpoint"):
         join(_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         run(_CONFIG.value, str(_WORKDIR.value))
 
@@ -122,8 +121,11 @@ def parse(argv: list[str]) -> list[str]:
         if config:
             config_files.check(config)
         with config_files.importable_neighbours(config):
-            return app.parse_flags_with_usage(argv)
-    except InputError as error:
+            program, *others = flags.FLAGS(argv)
+        if others:
+            raise InputError(f"flags expected, as in --workdir=runs/demo, got {' '.join(others)}")
+        return [program]
+    except (InputError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
     except AttributeError as error:
         if not isinstance(error.args[0], Exception):  # not from ml_collections: a bug in a config file

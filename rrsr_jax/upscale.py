@@ -12,9 +12,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
-import os
 import pathlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,7 +66,7 @@ def main(argv: Sequence[str] | None = None, upscaler: Callable[..., Any] | None 
 
         return Upscaler(options.weights, search=options.search)
 
-    with exit_on_error(), _interruptible():
+    with exit_on_error(interrupted="no unfinished file is left; of a folder, the same command continues"):
         if options.example:
             from rrsr_jax.inference.example import write_example
 
@@ -103,29 +101,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--example", action="store_true", help=f"write a pair to the folder {EXAMPLE}, and use it")
     parser.add_argument("--force", action="store_true", help="replace existing files; do finished photographs again")
     return parser
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """While active, Ctrl-C and SIGTERM remove unfinished files and end the process."""
-
-    def interrupt(*_):
-        # Again and again: an exception is lost where it meets a callback of the garbage collector, such as JAX's.
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        print("interrupted; no unfinished file is left; of a folder, the same command continues", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(130)  # without the usual end of an interpreter, in which XLA may crash after it was interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _upscale_one(options: argparse.Namespace, open_upscaler: Callable[[], Any]) -> bool:
@@ -183,14 +158,15 @@ def _upscale_jobs(
             continue
         try:
             check_file(job.source)
-            picture, force = read_picture(job.source), options.force or record.made(job.out, keys[job])
+            picture, force = read_picture(job.source), options.force or record.may_replace(job, keys[job])
             check_outputs(job, picture, [job.source, *files, *candidates], force)
-            text = _upscale(job, picture, references, upscaler, force, functools.partial(record.add, job, keys[job]))
-        except (InputError, OSError) as error:
+            record.begin(job, keys[job])
+            text = _upscale(job, picture, references, upscaler, force, functools.partial(record.finish, job, keys[job]))
+        except (InputError, OSError, MemoryError) as error:
             if _disk_is_full(error):
                 raise
-            failed[job.source] = str(error)
-            tqdm.tqdm.write(f"failed: {error}", file=sys.stderr)
+            failed[job.source] = f"{job.source}: not enough memory" if isinstance(error, MemoryError) else str(error)
+            tqdm.tqdm.write(f"failed: {failed[job.source]}", file=sys.stderr)
         else:
             tqdm.tqdm.write(text, file=sys.stdout)
     print(f"{out}: {len(jobs) - len(finished) - len(failed)} upscaled")

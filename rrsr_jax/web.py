@@ -11,6 +11,7 @@ import argparse
 import atexit
 import base64
 import dataclasses
+import functools
 import html
 import io
 import os
@@ -102,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
     with exit_on_error(interrupted="the page is closed"):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)  # the usual end, which removes the folder of pictures
         serve(build_page(*upscaling(options.weights), limits), limits, options.host, options.port)
 
 
@@ -164,9 +167,9 @@ def build_page(read: Read, job: Job, limits: Limits) -> Any:
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
     gr = require_gradio()
 
-    def show(files):
+    def show(most, files):
         paths = [files] if isinstance(files, str) else files or []
-        return "".join(thumbnail(pathlib.Path(path), read) for path in paths)
+        return "".join(thumbnail(pathlib.Path(path), read, most) for path in paths[: limits.references + 1])
 
     def run(photo, references):
         started, paths = time.monotonic(), [pathlib.Path(path) for path in references or []]
@@ -218,8 +221,11 @@ def build_page(read: Read, job: Job, limits: Limits) -> Any:
             elem_id="limits",
             padding=False,
         )
-        for files, shown in ((photo, photo_shown), (references, references_shown)):
-            files.change(show, files, shown, show_progress="hidden", api_visibility="private")
+        for files, shown, most in (
+            (photo, photo_shown, limits.megapixels),
+            (references, references_shown, limits.reference_megapixels),
+        ):
+            files.change(functools.partial(show, most), files, shown, show_progress="hidden", api_visibility="private")
         start.click(
             run,
             [photo, references],
@@ -278,17 +284,25 @@ def check_files(photo: str | None, references: Sequence[str], limits: Limits) ->
         raise InputError("No photo yet: drop a small photo into field 1 first.")
     if len(references) > limits.references:
         raise InputError(f"Up to {limits.references} sharp photos are taken, got {len(references)}: remove some.")
-    for path, most in [(photo, limits.megapixels), *((path, limits.reference_megapixels) for path in references)]:
-        try:
-            with Image.open(path, formats=decoding.formats()) as image:  # the header only
-                width, height = image.size
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # the reader says what is wrong
-        if width * height > most * 1e6:
-            raise InputError(
-                f"{pathlib.Path(path).name} has {width} x {height} pixels, {width * height / 1e6:.1f} megapixels; "
-                f"here it may have {most:g} megapixels at most."
-            )
+    check_size(photo, limits.megapixels)
+    for path in references:
+        check_size(path, limits.reference_megapixels)
+
+
+def check_size(path: str | pathlib.Path, most: float) -> None:
+    """Raises InputError for a picture of more than `most` megapixels. Reads its header only."""
+    if not pathlib.Path(path).is_file():  # a pipe or a device may never end
+        return
+    try:
+        with Image.open(path, formats=decoding.formats()) as image:
+            width, height = image.size
+    except Exception:
+        return  # the reader says what is wrong
+    if width * height > most * 1e6:
+        raise InputError(
+            f"{pathlib.Path(path).name} has {width} x {height} pixels, {width * height / 1e6:.1f} megapixels; "
+            f"here it may have {most:g} megapixels at most."
+        )
 
 
 def describe(result: Result, names: Sequence[str], seconds: float) -> str:
@@ -318,9 +332,10 @@ def message(error: InputError, *paths: str | pathlib.Path | None) -> str:
     return f'<p class="error" role="alert">{html.escape(text)}</p>'
 
 
-def thumbnail(path: pathlib.Path, read: Read) -> str:
-    """A picture in small with its name and size, or what is wrong with it, as HTML."""
+def thumbnail(path: pathlib.Path, read: Read, most: float) -> str:
+    """A picture of at most `most` megapixels in small with its name and size, or what is wrong with it, as HTML."""
     try:
+        check_size(path, most)
         rgb = read(path)
     except InputError as error:
         return message(error, path)

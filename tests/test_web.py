@@ -228,15 +228,15 @@ def test_what_the_page_says(tmp_path):
     assert "hardly" not in web.describe(web.Result(after, after, (), pathlib.Path("x.png")), [], 1)
 
     write(tmp_path, {"a&b.png": noise(20, 30)})
-    shown = web.thumbnail(tmp_path / "a&b.png", lambda path: noise(20, 30))
+    shown = web.thumbnail(tmp_path / "a&b.png", lambda path: noise(20, 30), 1.0)
     assert "data:image/jpeg;base64," in shown
     assert "a&amp;b.png<br>30 x 20" in shown
 
     def fails(path):
         raise InputError(f"{path}: <no> picture")
 
-    assert "bad.png: &lt;no&gt; picture" in web.thumbnail(tmp_path / "bad.png", fails)
-    assert str(tmp_path) not in web.thumbnail(tmp_path / "bad.png", fails)
+    assert "bad.png: &lt;no&gt; picture" in web.thumbnail(tmp_path / "bad.png", fails, 1.0)
+    assert str(tmp_path) not in web.thumbnail(tmp_path / "bad.png", fails, 1.0)
 
 
 def test_without_gradio(monkeypatch):

@@ -131,7 +131,9 @@ def _decoding() -> Iterator[None]:
         raise InputError(
             f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels expected, got more; reduce it"
         ) from error
-    except (OSError, SyntaxError, ValueError, EOFError, cv2.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise what they like
         raise InputError(f"cannot be read as an image ({error}); replace the file or move it away") from error
 
 

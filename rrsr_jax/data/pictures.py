@@ -6,6 +6,7 @@ result can be written in the same way: see `Picture`. The content of a file says
 
 import contextlib
 import dataclasses
+import glob
 import os
 import pathlib
 from typing import Any
@@ -95,12 +96,15 @@ def read_picture(path: str | pathlib.Path) -> Picture:
       InputError: no file, damaged, of none of the formats `decoding.READ`, or with pixels that are no colours; names the file and
         says what to do.
     """
+    path = pathlib.Path(path)
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise InputError(f"{path}: an image file expected, got {'a folder' if path.is_dir() else 'a pipe or a device'}")
     try:
-        raw = pathlib.Path(path).read_bytes()
+        return _picture(decode(path.read_bytes()))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); an image file expected") from error
-    try:
-        return _picture(decode(raw))
+    except MemoryError as error:
+        raise InputError(f"{path}: not enough memory for an image of this size; reduce it") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -248,8 +252,12 @@ def write_picture(path: str | pathlib.Path, picture: Picture, *, force: bool = F
 
 
 def _write(path: pathlib.Path, data: bytes, force: bool) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name[-100:]}.part")
+    name = f"{path.name[-100:]}.part"
+    temporary = path.with_name(f".{os.getpid()}.{name}")
     try:
+        for other in path.parent.glob(f".*.{glob.escape(name)}"):
+            if _is_left_behind(other.name.removesuffix(name).strip(".")):
+                other.unlink(missing_ok=True)
         temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as file:  # never through a link
             file.write(data)
@@ -264,6 +272,17 @@ def _write(path: pathlib.Path, data: bytes, force: bool) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _is_left_behind(process: str) -> bool:
+    """Whether an unfinished file is one of a process, by its number, that was killed."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, OverflowError, OSError):
+        pass
+    return False
 
 
 def _unusual(file_format: Format, picture: Picture) -> bool:

@@ -146,6 +146,8 @@ def _fingerprint(path: pathlib.Path) -> list[int]:
     """Size, time of the last change, and checksum of a file."""
     try:
         state = path.stat()
+        if not path.is_file():
+            raise InputError(f"{path}: an image file expected, got a pipe or a device; move it away")
         return [state.st_size, state.st_mtime_ns, zlib.crc32(path.read_bytes())]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); mend it or move it away") from error

@@ -39,10 +39,7 @@ def decode(raw: bytes) -> np.ndarray:
     if not is_storable(raw):
         raise InputError("PNG or JPEG expected, got another format")
     try:
-        with Image.open(
-            io.BytesIO(raw), formats=["PNG", "JPEG"]
-        ):  # the header only: refuses what needs too much memory
-            pass
+        Image.open(io.BytesIO(raw), formats=["PNG", "JPEG"]).close()  # the header: refuses what needs too much memory
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
     except Exception as error:  # decoders raise what they like
         raise InputError(f"an image cannot be decoded: {error}") from error

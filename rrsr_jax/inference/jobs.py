@@ -76,8 +76,9 @@ def _is_photograph(path: pathlib.Path) -> bool:
         return False
     if path.suffix.lower() in READ_ENDINGS and not path.name.startswith("."):
         return True
-    with contextlib.suppress(Exception), Image.open(path, formats=formats()):
-        return True
+    if path.is_file():  # a pipe or a device may never end
+        with contextlib.suppress(Exception), Image.open(path, formats=formats()):
+            return True
     return False
 
 
@@ -136,27 +137,38 @@ def check_out_folder(source: pathlib.Path, out: pathlib.Path) -> None:
 
 
 class Record:
-    """Which results in a folder were made from what: a JSON line for each."""
+    """Which results in a folder are made from what: a JSON line before each is written, and one after.
+
+    The key of a job stands for what its result is made from.
+    """
 
     def __init__(self, path: pathlib.Path):
-        self._path, self._keys = path, {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        self._path, self._last = path, {}
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut off
                 entry = json.loads(line)
-                self._keys[entry["result"]] = entry["made_from"]
+                done = "made_from" in entry
+                self._last[entry["result"]] = entry["made_from" if done else "begun_from"], done
 
-    def made(self, out: pathlib.Path, key: str) -> bool:
-        """Whether the result with this name was made from what has this key."""
-        return self._keys.get(out.name) == key
+    def may_replace(self, job: Job, key: str) -> bool:
+        """Whether what is there, finished or not, is this job's."""
+        return self._last.get(job.out.name, ("",))[0] == key
 
     def has(self, job: Job, key: str) -> bool:
         """Whether the job is finished."""
-        return self.made(job.out, key) and all(path.is_file() for path in job.outputs())
+        return self._last.get(job.out.name) == (key, True) and all(path.is_file() for path in job.outputs())
 
-    def add(self, job: Job, key: str) -> None:
-        """Notes that the result has been made from what has this key."""
-        self._keys[job.out.name] = key
-        entry = {"photograph": str(job.source), "result": job.out.name, "made_from": key}
+    def begin(self, job: Job, key: str) -> None:
+        """Notes that the result is going to be written. If the process is killed then, it can be written again."""
+        self._add(job, key, "begun_from")
+
+    def finish(self, job: Job, key: str) -> None:
+        """Notes that the result has been written."""
+        self._add(job, key, "made_from")
+
+    def _add(self, job: Job, key: str, what: str) -> None:
+        self._last[job.out.name] = key, what == "made_from"
+        entry = {"photograph": str(job.source), "result": job.out.name, what: key}
         with self._path.open("a", encoding="utf-8") as file:
             file.write("\n" * self._cut_off() + json.dumps(entry) + "\n")
 
@@ -166,6 +178,7 @@ class Record:
 
 def digest(path: pathlib.Path) -> str:
     """SHA-256 of a file; empty if it cannot be read, which is told where it is used."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if path.is_file():  # a pipe or a device may never end
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     return ""

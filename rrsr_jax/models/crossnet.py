@@ -1,7 +1,5 @@
 """CrossNet (Zheng et al., ECCV 2018): features of the reference, warped by estimated flow at four scales."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,9 @@ from rrsr_jax.models.sampling import bilinear
 SIDES = 64  # the flow net halves images six times
 SCALES = (1, 2, 4, 8)  # the parts of full size at which features are warped, from fine to coarse
 
-_up = functools.partial(UpConv, size=4, default_bias=True)
+
+def _up(features: int, name: str) -> UpConv:
+    return UpConv(features, size=4, default_bias=True, name=name)
 
 
 class CrossNet(nn.Module):
@@ -59,8 +59,9 @@ class CrossNet(nn.Module):
         check_images(lr=lr, ref=ref)
         up = bicubic_upsample(lr)
         h, w = up.shape[1:3]
-        sisr = up if sisr is None else sisr
-        if sisr.shape != up.shape:
+        if sisr is None:
+            sisr = up
+        elif sisr.shape != up.shape:
             raise ValueError(f"sisr: shape {up.shape} expected for lr of shape {lr.shape}, got {sisr.shape}")
         up, sisr, ref = (pad_to_multiple(image, SIDES) for image in (up, sisr, resized(ref, h, w)))
         flows = FlowNet(self.flow_channels, self.flow_up_channels, name="flow_net")(up, ref)

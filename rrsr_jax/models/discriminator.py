@@ -125,10 +125,8 @@ class VGGStyleDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool) -> jax.Array:
         """(N, H, W, 3) in [0, 1], of the size it was initialised with, to logits (N,); `train` as in `Discriminator`."""
-        trunk, inits = (
-            VGGStyleTrunk(self.features, initial=self.initial, axis_name=self.axis_name, name="trunk"),
-            _INITS[self.initial],
-        )
+        inits = _INITS[self.initial]
+        trunk = VGGStyleTrunk(self.features, initial=self.initial, axis_name=self.axis_name, name="trunk")
         x = _flat(trunk(image, train))
         x = nn.leaky_relu(nn.Dense(self.hidden, **inits(x.shape[-1]), name="linear1")(x), 0.2)
         return nn.Dense(1, **inits(self.hidden), name="linear2")(x)[:, 0]

@@ -1,6 +1,5 @@
 """SRNTT (Zhang et al., CVPR 2019): super-resolution by neural texture transfer."""
 
-import functools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -133,7 +132,8 @@ def _scale_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.f
     return 1 + normal_init(key, shape, dtype)
 
 
-_norm = functools.partial(BatchNorm, in_params=True, unbiased=False, scale_init=_scale_init)
+def _norm(axis_name: str | None, name: str) -> BatchNorm:
+    return BatchNorm(in_params=True, unbiased=False, scale_init=_scale_init, axis_name=axis_name, name=name)
 
 
 class Trunk(nn.Module):
@@ -147,7 +147,7 @@ class Trunk(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def layer(x, name):
             x = conv3x3(self.features, use_bias=False, name=f"{name}conv")(x)
-            return _norm(axis_name=self.axis_name, name=f"{name}norm")(x, train)
+            return _norm(self.axis_name, f"{name}norm")(x, train)
 
         for i in range(self.blocks):
             x = x + layer(nn.relu(layer(x, f"block_{i}_first_")), f"block_{i}_second_")

@@ -214,7 +214,7 @@ def in_pieces(arrays: Any, pieces: int) -> Any:
 
 
 def gradient_in_pieces(
-    loss: Callable[[Any, Batch], tuple[jax.Array, dict[str, jax.Array]]], params: Any, batch: Batch, pieces: int
+    loss: Callable[[Any, Batch], tuple[Any, dict[str, Any]]], params: Any, batch: Batch, pieces: int
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Gradient of `loss` (of parameters and images, with metrics) and metrics: their means over equal pieces of the batch."""
     gradient = jax.grad(loss, has_aux=True)

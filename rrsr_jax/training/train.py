@@ -49,8 +49,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
         stack.enter_context(only_job(folder))
         check_same_run(folder / "config.json", config)
 
-        device = jax.devices()[0].device_kind
-        log(f"opening the data and building the model, on {jax.device_count()} {device} device(s)")
+        log(
+            f"opening the data and building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)"
+        )
         starts = not has_checkpoint(folder)
         stage, data, abstract = open_run(config, starts)
         state = None
@@ -90,8 +91,8 @@ def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
       Results by set, or None if stopped; the same call goes on then.
 
     Raises:
-      InputError: nothing trained to evaluate; another command at work in `workdir`; or an image that failed, and the results of
-        all others are written then.
+      InputError: nothing trained to evaluate; another command at work in `workdir`; or an image that failed, and the results
+        of all others are written then.
     """
     folder = pathlib.Path(workdir)
     config_checks.check(config)

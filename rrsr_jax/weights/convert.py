@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from rrsr_jax.weights.download import sha256
 from rrsr_jax.weights.kinds import KINDS, Kind, find
 from rrsr_jax.weights.layouts import from_torch, shapes, to_torch
 from rrsr_jax.weights.readers import read, read_safetensors
+from rrsr_jax.workdir.files import scratch
 from rrsr_jax.workdir.integrity import description
 from rrsr_jax.workdir.lock import beside, only_writer
 from rrsr_jax.workdir.state import TrainState, eval_params
@@ -77,6 +77,8 @@ def _import(found: Kind, sources: Sequence[pathlib.Path], out: pathlib.Path) -> 
     digests = []
     for file in sources:
         try:
+            if file.exists() and not file.is_file():  # a pipe or a device may never end
+                raise InputError(f"{file} cannot be read: a file expected")
             digests.append(sha256(file))
         except OSError as error:
             raise InputError(f"{file} cannot be read ({error})") from error
@@ -219,9 +221,7 @@ def _write(target: pathlib.Path, content: bytes, folder: bool) -> None:
     missing = [parent for parent in target.parents if not os.path.exists(parent)]  # innermost first
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-            new = pathlib.Path(temporary, "new")
-            new.mkdir()  # with the usual permissions, which `temporary` does not have
+        with scratch(target) as new:
             with (new / _FILE).open("wb") as file:
                 file.write(content)
                 file.flush()

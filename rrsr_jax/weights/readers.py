@@ -57,6 +57,10 @@ def read_safetensors(file: pathlib.Path) -> tuple[dict[str, str], dict[str, np.n
 
 def _guarded(reader: Callable[[pathlib.Path], Any], file: pathlib.Path) -> Any:
     """`reader(file)`, with an InputError for everything that can go wrong."""
+    if file.exists() and not file.is_file():  # a pipe or a device may never end
+        raise InputError(
+            f"{file} cannot be read: a file expected, got {'a folder' if file.is_dir() else 'something else'}"
+        )
     try:
         file.open("rb").close()
     except OSError as error:

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import tempfile
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,6 +29,7 @@ from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.models import MODELS, build
 from rrsr_jax.weights.download import sha256
 from rrsr_jax.weights.readers import read_safetensors
+from rrsr_jax.workdir.files import scratch
 from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intact
 from rrsr_jax.workdir.lock import beside, only_writer
 from rrsr_jax.workdir.state import eval_params
@@ -275,16 +276,19 @@ def _write(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
     """Writes the folder with exactly these files."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            new = pathlib.Path(temporary, "new")
-            new.mkdir()  # with the usual permissions, which `temporary` does not have
+        old = folder.with_name(f".{folder.name}.old")
+        if old.is_dir() and not folder.exists():  # the process that moved it was killed
+            os.rename(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+        with scratch(folder) as new:
             for name, content in files.items():
                 with (new / name).open("wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
             if folder.is_dir():
-                os.rename(folder, pathlib.Path(temporary, "old"))
+                os.rename(folder, old)
             os.rename(new, folder)
+            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error}") from error

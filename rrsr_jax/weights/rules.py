@@ -172,12 +172,18 @@ def check_nlsn_shift(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     """`state_dict`, if it has the shift of `nlsn_shift` or none; InputError otherwise, as for images in [0, 255]."""
     for key, expected in nlsn_shift({}).items():
         found = state_dict.get(key, expected)
+        if not hasattr(found, "dtype"):
+            continue
         if np.shape(found) != expected.shape or not np.allclose(np.asarray(found, np.float32), expected, atol=1e-3):
             raise InputError(
-                f"{key}: {expected.ravel().tolist()} expected, the mean colour of images in [0, 1], got "
-                f"{np.ravel(found).tolist()[:9]}; weights for images of another range do not fit"
+                f"{key}: {_short(expected)} expected, for images in [0, 1] and their mean colour, got {_short(found)}; "
+                "weights for images of another range do not fit"
             )
     return state_dict
+
+
+def _short(array: Any) -> list[float]:
+    return np.round(np.ravel(array).astype(np.float64), 4).tolist()[:9]
 
 
 SRGAN: Rules = {

@@ -74,17 +74,17 @@ def _srntt_files() -> dict[str, list[str]]:
 
 def srntt_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict with names, given one or the numbered arrays of one of the authors' files, with kernels (kH, kW, I, O)."""
-    if not any(key.startswith(f"{ENTRY}.") for key in state_dict):
+    if not all(key.startswith(f"{ENTRY}.") for key in state_dict):
         return dict(state_dict)
     files = _srntt_files()
     names = next((names for names in files.values() if len(names) == len(state_dict)), None)
-    if names is None:
+    keys = [f"{ENTRY}.{i}" for i in range(len(state_dict))]
+    if names is None or not set(keys) <= set(state_dict):
         expected = " or ".join(f"{len(names)} ({file})" for file, names in files.items())
         raise InputError(f"arrays without names: {expected} expected, got {len(state_dict)}")
-    arrays = [state_dict.get(f"{ENTRY}.{i}") for i in range(len(names))]
     return {
-        name: np.transpose(array, (3, 2, 0, 1)) if np.ndim(array) == 4 else array
-        for name, array in zip(names, arrays, strict=True)
+        name: np.transpose(state_dict[key], (3, 2, 0, 1)) if np.ndim(state_dict[key]) == 4 else state_dict[key]
+        for name, key in zip(names, keys, strict=True)
     }
 
 

@@ -94,8 +94,8 @@ class Checkpoints:
       data: of such a run, the identity of its data set, see `pipeline.TrainingData`.
 
     Raises:
-      InputError: nothing to read, nothing intact, to read only: nothing trained, at step 0; a run on another data set, or a link
-        that leads out of the workdir.
+      InputError: nothing to read, nothing intact, or to read only: nothing trained, at step 0; a run on another data set, or a
+        link that leads out of the workdir.
     """
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None, data: Mapping[str, Any] | None = None):
@@ -217,7 +217,7 @@ class Checkpoints:
     def _unreadable(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # Orbax raises what it likes
             raise InputError(
                 f"checkpoint {self._folder}/{self._latest} is as it was written, but cannot be read ({error}); its description "
                 "tells the versions of the libraries that wrote it"

@@ -1,8 +1,11 @@
 """Writing files: whole or not at all, and nowhere but in the folder that was named."""
 
+import contextlib
 import os
 import pathlib
 import re
+import shutil
+from collections.abc import Iterator
 
 from rrsr_jax.errors import InputError
 
@@ -39,6 +42,18 @@ def inside(folder: pathlib.Path, *names: str) -> pathlib.Path:
             f"{path} leads out of {folder} to {real}, and is not written to; name the folder itself, without a link in it"
         )
     return path
+
+
+@contextlib.contextmanager
+def scratch(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside `target` to make it in, for the holder of its lock; what a killed process left there goes."""
+    folder = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes | bytearray) -> None:

@@ -186,10 +186,10 @@ def test_another_evaluation_loses_nothing(photos, tmp_path, capsys):
     assert pictures(out) == whole
     assert len(calls) == before, "nothing is computed again"
     assert f"{out}.1, of the same evaluation as this one, is {out} again" in capsys.readouterr().err
-    assert {path.name for path in tmp_path.glob("out*")} == {"out", "out.1", "out.2", "out.3"}
+    assert {path.name for path in tmp_path.glob("out*")} == {"out", "out.2", "out.3", "out.4"}
     (out / "identity.json").write_text("{")  # damaged: neither used nor removed
     run(IDENTITY)
-    assert pictures(tmp_path / "out.4").keys() == whole.keys()
+    assert pictures(tmp_path / "out.1").keys() == whole.keys()
 
 
 def test_of_an_earlier_step_the_scores_are_kept(photos, tmp_path, capsys):
@@ -252,16 +252,14 @@ def test_a_result_that_is_not_finite_fails(photos, tmp_path):
         @nn.compact
         def __call__(self, lr, ref):
             big = jnp.repeat(jnp.repeat(lr, 4, 1), 4, 2)
-            return jnp.where(lr.shape[1] == 32, jnp.nan, 1) * big
+            return jnp.where(lr.shape[1] == 24, jnp.nan, 1) * big  # of the largest image
 
     upscaler = functools.partial(evaluate.make_upscaler(Broken()), {})
     test_set = open_set(photos, "photos", references="lr_itself")
     outcome = evaluate.evaluate_set(upscaler, test_set, 4, tmp_path / "out", IDENTITY)
     reason = "the model's result is not finite; evaluate another checkpoint or other weights"
-    failed = [name for name in "01234" if name not in outcome.scores["lr_itself"]]
-    assert outcome.result["failed"] == {f"{name}, lr_itself": reason for name in failed}
-    assert "3" in failed
-    assert len(failed) < 5
+    assert outcome.result["failed"] == {"3, lr_itself": reason}
+    assert set(outcome.scores["lr_itself"]) == set("0124")
 
 
 def test_per_image_rows(photos, tmp_path):

@@ -169,18 +169,20 @@ def test_the_smallest_images(size):
     assert np.isfinite(got.rgb).all()
 
 
-@pytest.mark.parametrize("grey", [0.0, 0.5, 1.0])
-def test_flat_images_and_references_have_a_result(grey):
+def test_flat_images_and_references_have_a_result():
     """Also of a network whose parameters are all zero: that of the linear enlargement."""
-    flat, other = np.full((13, 14, 3), grey, np.float32), picture(13, 14, 1)
-    zeros = jax.tree.map(np.zeros_like, released().params)
-    for rgb, references in ((flat, [flat]), (flat, [other]), (other, [flat]), (flat, [])):
-        got = Upscaler(released()).upscale(rgb, references)
-        assert np.isfinite(got.rgb).all()
-        assert all(0 <= share <= 1 for share in got.used)
-        got = Upscaler(dataclasses.replace(released(), params=zeros)).upscale(rgb, references)
-        enlarged = jax.image.resize(rgb, (52, 56, 3), "linear")
-        np.testing.assert_allclose(got.rgb, enlarged, atol=1e-3)
+    other = picture(13, 14, 1)
+    zeros = dataclasses.replace(released(), params=jax.tree.map(np.zeros_like, released().params))
+    for weights in (released(), zeros):
+        engine = Upscaler(weights)
+        for flat in (np.full((13, 14, 3), grey, np.float32) for grey in (0.0, 0.5, 1.0)):
+            for rgb, references in ((flat, [flat]), (flat, [other]), (other, [flat]), (flat, [])):
+                got = engine.upscale(rgb, references)
+                assert np.isfinite(got.rgb).all()
+                assert all(0 <= share <= 1 for share in got.used)
+                if weights is zeros:
+                    enlarged = jax.image.resize(rgb, (52, 56, 3), "linear")
+                    np.testing.assert_allclose(got.rgb, enlarged, atol=1e-3)
 
 
 def test_scores_of_what_is_no_image():

@@ -144,22 +144,12 @@ def test_parameters_as_published(kind, side, count):
     assert sum(a.size for a in jax.tree.leaves(shapes)) == count
 
 
-def test_running_statistics_move_in_training_alone():
-    net = VGGStyleDiscriminator(features=(4, 5), hidden=3)
-    image = jax.random.uniform(jax.random.key(1), (2, 16, 16, 3))
-    variables = net.init(jax.random.key(0), image, train=True)
-    for train in (False, True):
-        _, updated = net.apply(variables, image, train, mutable=["batch_stats"])
-        moved = jax.tree.map(lambda a, b: np.any(a != b), updated["batch_stats"], variables["batch_stats"])
-        assert all(flag == train for flag in jax.tree.leaves(moved))
-
-
 def test_initialisations():
     """The published ones: spread of the kernels by their number of inputs, biases of PyTorch's default within its bound."""
     for initial, variance in (("he", 2), ("default", 1 / 3)):
-        net = VGGStyleDiscriminator(features=(8, 32), hidden=64, initial=initial)
-        params = net.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False)["params"]
-        for kernel in (params["trunk"]["conv1_1"]["kernel"], params["linear1"]["kernel"]):
+        net = VGGStyleDiscriminator(features=(32,), hidden=64, initial=initial)
+        params = net.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)["params"]
+        for kernel in (params["trunk"]["conv0_1"]["kernel"], params["linear1"]["kernel"]):
             np.testing.assert_allclose(kernel.var() * np.prod(kernel.shape[:-1]), variance, rtol=0.1)
         bias = params["linear1"]["bias"]
         assert np.abs(bias).max() <= 1 / np.sqrt(512)

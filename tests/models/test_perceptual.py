@@ -1,10 +1,7 @@
 """The layers of VGG-19 that the perceptual losses of SRGAN, ESRGAN and ENet look at, by golden values of the losses."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from rrsr_jax import weights
@@ -49,17 +46,3 @@ def test_of_enet(features, golden):
             cells = found[f"relu{level}_1"].reshape(n, h // 16, 16, w // 16, 16, c)
             grams.append(jnp.einsum("nyixjc,nyixjd->nyxcd", cells, cells))
         assert relative_error(((grams[0] - grams[1]) ** 2).mean(), z[f"texture{level}"]) < 1e-4
-
-
-def test_pooling_is_the_largest_of_four_after_the_last_activation():
-    net = VGG("pool2", channels=(3, 4), others=("relu2_2", "pool1", "relu1_2"))
-    image = jax.random.uniform(jax.random.key(0), (1, 8, 12, 3))
-    params = jax.jit(functools.partial(net.init, jax.random.key(1)))(image)
-    found = net.apply(params, image)
-    assert set(found) == {"relu1_1", "relu1_2", "pool1", "relu2_1", "relu2_2", "pool2"}
-    for level, last in ((1, "relu1_2"), (2, "relu2_2")):
-        n, h, w, c = found[last].shape
-        expected = found[last].reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
-        np.testing.assert_array_equal(found[f"pool{level}"], expected)
-    with pytest.raises(ValueError, match="VGG has no layer 'relu3_1'"):
-        VGG("relu3_1", channels=(3, 4)).init(jax.random.key(0), image)

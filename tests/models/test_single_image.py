@@ -73,6 +73,7 @@ def test_gradient_reaches_every_parameter(network):
         assert np.any(leaf) == (path[-1].key not in STATISTICS), path  # running statistics are not learnt
 
 
+@pytest.mark.parametrize("network", ["srcnn", "edsr", "rcan"], indirect=True)
 def test_reciprocal_pass_is_just_another_image(network):
     """Why the configs of these models leave it out: nothing of the first result is in the second."""
     _, model, params = network

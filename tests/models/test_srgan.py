@@ -87,5 +87,6 @@ def test_batch_normalisation_by_hand(in_params, shards):
     np.testing.assert_allclose(y.reshape(-1, 6), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(new["batch_stats"]["mean"], 0.9 * mean + 0.1 * flat.mean(0), rtol=1e-5)
     np.testing.assert_allclose(new["batch_stats"]["var"], 0.9 * var + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
-    y = norm.apply(variables, x, False)
+    y, same = norm.apply(variables, x, False, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, same.get("batch_stats", {}), {} if in_params else running)
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5) * scale + bias, rtol=1e-4, atol=1e-5)

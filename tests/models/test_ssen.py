@@ -1,14 +1,11 @@
 """SSEN against golden arrays of another implementation (its authors published none), and its properties."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrsr_jax.models.ssen import SSEN, NonLocal
-from rrsr_jax.training.initial import initialise, initialise_model
+from rrsr_jax.models.ssen import SSEN, NonLocal, OffsetEstimator
 from rrsr_jax.weights import layouts as torch_layout
 from tests.helpers import as_float, images, quick_jit, random_params, relative_error
 
@@ -51,14 +48,10 @@ def test_parameters():
     assert sum(a.size for a in jax.tree.leaves(variables)) == 3_286_617
 
 
-def test_starts_without_offsets_and_without_attention():
-    params = initialise(functools.partial(initialise_model, tiny_ssen()), 0)
+def test_estimators_start_without_offsets_and_without_attention():
+    params = quick_jit(OffsetEstimator(4).init)(jax.random.key(0), jnp.ones((1, 8, 8, 6)))["params"]
     zero = {jax.tree_util.keystr(path) for path, value in jax.tree.leaves_with_path(params) if not value.any()}
-    parts = [
-        f"['estimator_{i}']['{part}']"
-        for i in (1, 2, 3)
-        for part in ("head", *(f"non_local_{k}']['out" for k in range(3)))
-    ]
+    parts = ["['head']", *(f"['non_local_{k}']['out']" for k in range(3))]
     assert zero == {f"{part}['{leaf}']" for part in parts for leaf in ("kernel", "bias")}
 
 

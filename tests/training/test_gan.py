@@ -249,14 +249,12 @@ def test_where_a_gan_can_start_from(tmp_path):
         with config.unlocked():
             config.model = {"name": "srcnn", "features": (4, 4)}
             config.weights = {"discriminator": ""} if config.stage == "gan" else {}
+            config.learning_rates = {"default": 1e-3} | ({"discriminator": 1e-3} if config.stage == "gan" else {})
         config.data.update(name="embedded", patch=32, warp_range=(1.0, 4.0), threads=1, prefetch=2)
         return config
 
     def rec_config(pixel_steps, **more):
-        config = tiny_config(**more)
-        with config.unlocked():
-            config.learning_rates = {"default": 1e-3}
-        return config
+        return tiny_config(**more)
 
     trained = {}
     for name, base, more in (("rec", rec_config, {}), ("gan", gan_config, {"init_from": str(tmp_path / "rec")})):
