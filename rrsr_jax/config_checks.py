@@ -183,8 +183,20 @@ MODELS: dict[str, dict[str, Rule]] = {
     "correspondence": {"channels": _WIDTHS},
 }
 
-# Files of pretrained parameters, see `weights.KINDS`: of parts, and of whole models.
-WEIGHTS = ("vgg", "vgg16", "correspondence", "discriminator", *(name for name in MODELS if name != "correspondence"))
+# Files of pretrained parameters, see `weights.KINDS`: of models, encoders, discriminators, and the Ranker.
+WEIGHTS = (
+    *("rrsr", "c2_matching", "masa", "ttsr", "crossnet", "srntt", "ssen", "dcsr", "dcsr_x2"),
+    *("nlsn", "nlsn_small", "srgan", "msrresnet", "enet", "esrgan", "ranksrgan"),
+    *("correspondence", "vgg", "vgg16", "vgg19_full", "srntt_vgg19"),
+    *(
+        "discriminator",
+        "srgan_discriminator",
+        "vgg_style_discriminator",
+        "enet_discriminator",
+        "ranksrgan_discriminator",
+    ),
+    "ranksrgan_ranker",
+)
 
 _COUNT, _STEPS = whole(1, 2**16), whole(1, _MANY)
 _WEIGHT = number(0, 1e6)  # of a term of the loss
@@ -310,7 +322,7 @@ def _each(values: Mapping[str, Any]) -> Iterator[str]:
     for field, value in values.items():
         rule = rule_of(field, values)
         if rule is None and field not in unknown:
-            yield f"config.{field}: no field of that name is known; remove it, or correct its name"
+            yield f"config.{field}: no field of that name is known; leave it out, or correct its name"
         elif rule is not None and not rule.holds(value):
             yield f"config.{field}: {rule.expected} expected, got {value!r}"
 

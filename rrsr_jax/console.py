@@ -27,7 +27,13 @@ def log(message: str) -> None:
 
 
 class Interrupt(KeyboardInterrupt):
-    """A signal asked the process to end at once."""
+    """A signal asked the process to end at once.
+
+    Attributes:
+      sent: whether it has been raised since the command began. Code that it passes through may make another exception of it.
+    """
+
+    sent = False
 
 
 @contextlib.contextmanager
@@ -39,29 +45,38 @@ def exit_on_error(interrupted: str = "what is complete stays") -> Iterator[None]
     """
     _escape_what_cannot_be_printed()
     sys.unraisablehook = _print_unraisable
-    signalled = False
+    Interrupt.sent = False
     with _interrupted_by_signals():
         try:
             yield
             return
-        except (InputError, FloatingPointError) as error:
-            message, status = f"error: {error}", 2
-        except MemoryError as error:
-            message, status = f"error: not enough memory{f' ({error})' if str(error) else ''}; use smaller images", 2
-        except OSError as error:
-            remedy = "free space and give the same command again" if error.errno in FULL_DISK else "mend that"
-            message, status = f"error: {error}; {remedy}", 2
-        except KeyboardInterrupt as interrupt:
-            message, status, signalled = f"interrupted; {interrupted}", 130, isinstance(interrupt, Interrupt)
+        except BaseException as error:
+            message, status = _ending(error, interrupted)
+            if not status:
+                raise
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(message, file=sys.stderr)
-    if signalled:
+    if Interrupt.sent:
         # Without the usual end of an interpreter, in which XLA may crash after it was interrupted.
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _ending(error: BaseException, interrupted: str) -> tuple[str, int]:
+    """What is said about an exception, and the exit status; 0 for one that is none of the command's reasons to fail."""
+    if Interrupt.sent or isinstance(error, KeyboardInterrupt):
+        return f"interrupted; {interrupted}", 130
+    if isinstance(error, InputError | FloatingPointError):
+        return f"error: {error}", 2
+    if isinstance(error, MemoryError):
+        return f"error: not enough memory{f' ({error})' if str(error) else ''}; use smaller images", 2
+    if isinstance(error, OSError):
+        remedy = "free space and give the same command again" if error.errno in FULL_DISK else "mend that"
+        return f"error: {error}; {remedy}", 2
+    return "", 0
 
 
 def _escape_what_cannot_be_printed() -> None:
@@ -73,7 +88,7 @@ def _escape_what_cannot_be_printed() -> None:
 def _print_unraisable(what: Any) -> None:
     """An exception that cannot be raised where it happens, such as in a callback of the garbage collector."""
     if isinstance(what.exc_value, Interrupt):
-        signal.setitimer(signal.ITIMER_REAL, 0.01)  # again
+        signal.setitimer(signal.ITIMER_REAL, 0.05)  # again
     elif (
         threading.current_thread() is threading.main_thread()
     ):  # TensorStore's threads raise theirs where it is waited for
@@ -95,10 +110,13 @@ def _interrupted_by_signals() -> Iterator[None]:
         _restore(before)
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(number: int, _: object) -> None:
     """Raises `Interrupt`, and again every half second: code that it passes through may drop it."""
     if signal.getsignal(signal.SIGALRM) is _interrupt:
+        if Interrupt.sent and number != signal.SIGALRM:
+            return  # it is on its way
         signal.setitimer(signal.ITIMER_REAL, 0.5)
+    Interrupt.sent = True
     raise Interrupt
 
 
@@ -118,9 +136,9 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         _restore(self._before)
 
-    def _receive(self, *_: object) -> None:
+    def _receive(self, number: int, frame: object) -> None:
         if self._received:
-            _interrupt()
+            _interrupt(number, frame)
         self._received = True
 
     def received(self) -> bool:

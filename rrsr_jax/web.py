@@ -102,6 +102,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     options = parser.parse_args(argv)
     limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    if not 0 <= options.port < 2**16:
+        parser.error(f"argument --port: 0 to 65535 expected, got {options.port}")
+    for name, most in dataclasses.asdict(limits).items():
+        if not (most > 0 or (name == "references" and most == 0)):
+            parser.error(f"argument --{name.replace('_', '-')}: a number above 0 expected, got {most}")
     with exit_on_error(interrupted="the page is closed"):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)  # the usual end, which removes the folder of pictures

@@ -192,7 +192,9 @@ def test_the_rules_know_what_the_program_knows():
     known = {**models.MODELS, "correspondence": CorrespondenceNet}
     assert set(config_checks.MODELS) == set(known)
     for name, rules in config_checks.MODELS.items():
-        defaults = {f.name: f.default for f in dataclasses.fields(known[name]) if f.name not in ("parent", "name", "axis_name")}
+        defaults = {
+            f.name: f.default for f in dataclasses.fields(known[name]) if f.name not in ("parent", "name", "axis_name")
+        }
         assert set(rules) == set(defaults)
         assert all(rules[field].holds(default) for field, default in defaults.items())
     rules = config_checks.MODELS["rrsr"]

@@ -50,6 +50,7 @@ SCALE = "tests/experiments/test_scale.py::"
 SCRIPTS = "tests/test_scripts.py::"
 TWO_PROCESSES = f"{SCRIPTS}test_two_processes_on_this_machine"
 IMAGE = f"{SCRIPTS}test_the_image_starts_the_program"
+CAMPAIGNS = "tests/campaigns/test_campaigns.py::"
 MAIN = "python -m rrsr_jax.main"
 PREPARE = "python -m rrsr_jax.data.prepare"
 WEIGHTS = "python -m rrsr_jax.weights"
@@ -109,7 +110,10 @@ RUN_BY = {
     "kubectl apply --selector=variant=gpu --filename=launch/gke_jobset.yaml": (
         f"{SCRIPTS}test_the_job_sets_fit_kubernetes_and_the_program"
     ),
-    "python -m tests.kill --config=configs/demo.py --times=10": f"{SCRIPTS}test_kills",
+    "python -m tests.campaigns.kills --count=1000": f"{CAMPAIGNS}test_kills",
+    "python -m tests.campaigns.bad_input --count=10000": f"{CAMPAIGNS}test_bad_input",
+    "python -m tests.campaigns.disks --count=500": f"{CAMPAIGNS}test_disks",
+    "python -m tests.campaigns.concurrency --count=100": f"{CAMPAIGNS}test_concurrency",
     f"{WEIGHTS} fetch vgg16": FETCH,
     f"{WEIGHTS} fetch vgg19": FETCH,
     f"{WEIGHTS} fetch vgg16 --out=weights/vgg16.pth": FETCH,
@@ -233,16 +237,14 @@ def parsed(command, monkeypatch):
     module = importlib.import_module(command.program)
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{command.program}.__main__")
-    # tests.kill passes flags on that it does not know.
-    method = "parse_known_args" if command.program == "tests.kill" else "parse_args"
-    parse = getattr(argparse.ArgumentParser, method)
+    parse = argparse.ArgumentParser.parse_args
 
     def stop(*arguments, **options):
         raise Accepted(parse(*arguments, **options))
 
     monkeypatch.setattr(sys, "argv", [command.program, *command.arguments])
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, method, stop)
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         with pytest.raises(Accepted) as accepted:
             module.main()
     return accepted.value.args[0]
@@ -258,8 +260,6 @@ def test_commands_are_accepted_by_their_programs(line, monkeypatch):
             options = parsed(command, monkeypatch)
             if command.program == "rrsr_jax.experiments.table":
                 runs.plan(options.configs, pathlib.Path(options.workdir), options.set, options.seeds)
-            if command.program == "tests.kill":
-                config_files.check(options[0].config)
         elif "/" in command.program or command.program == "sbatch":
             script = command.arguments[0] if command.program == "sbatch" else command.program
             assert (ROOT / script).is_file()

@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from rrsr_jax import main
 from rrsr_jax.errors import InputError
@@ -88,6 +89,7 @@ def test_a_command_without_config_or_checkpoint(command, tmp_path, arguments, me
         (["--config.batch_size=three"], "three"),
         (["--config.model.featurs=3"], "features"),
         (["--mode=test"], "train|eval"),
+        (["--distributed"], "--distributed: a job of SLURM, Open MPI or a TPU pod expected, found none"),
         (["--distributed", "--coordinator=127.0.0.1:8476", "--process=2"], "error: --coordinator, --processes and"),
         (["--processes=0"], "--processes=0"),
         (["--config.model.name=vdsr"], "config.model.name: one of rrsr, c2_matching, "),
@@ -117,7 +119,6 @@ HERE = "127.0.0.1:8476"
         ((True, "127.0.0.1", 2, 0), "--coordinator: HOST:PORT of process 0 expected, such as .*, got 127.0.0.1"),
         ((True, "host:port", 2, 0), "got host:port"),
         ((True, HERE, 2, 2), "--process: 0 to 1 expected, as --processes=2, got 2"),
-        ((True, None, None, None), "--distributed: a job of SLURM, Open MPI or a TPU pod expected, found none"),
     ],
 )
 def test_wrong_ways_to_join_other_processes(flags, message, monkeypatch):
@@ -148,3 +149,18 @@ def test_the_paper_run_without_its_data(command, tmp_path):
     assert "input/*.png and ref/*.png with equal names, 11,871 pairs of 160x160 pixels" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+@pytest.mark.parametrize(
+    "arguments", [["--nothing"], ["--mode=test"], ["--config.steps=x"], ["here"], ["--config=none.py"], ["--workdir"]]
+)
+def test_wrong_words_are_one_message_and_status_2(arguments, monkeypatch, capsys):
+    argv = ["main", f"--config={ROOT}/configs/demo.py", "--workdir=nowhere", *arguments]
+    monkeypatch.setattr("sys.argv", argv)
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as stopped:
+        main.parse(argv)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "FATAL" not in said

@@ -1,4 +1,4 @@
-"""Scripts outside the program run: the figure of the documentation, the launchers, the test of kills."""
+"""Scripts outside the program run: the figure of the documentation, the launchers."""
 
 import json
 import os
@@ -198,19 +198,3 @@ def test_the_image_starts_the_program():
     assert images == tags == {"rrsr_jax:cuda12", "rrsr_jax:tpu"}
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert not {"rrsr_jax", "kernels", "configs", "setup.cfg", "pyproject.toml", "README.md"} & set(ignored)
-
-
-def test_kills(config, tmp_path):
-    said = finish(
-        start(
-            sys.executable,
-            "-m",
-            "tests.kill",
-            f"--config={config}",
-            "--times=1",
-            f"--workdir={tmp_path}",
-            "--config.steps=30",
-        )
-    )
-    assert "uninterrupted: 30 steps" in said
-    assert re.search(r"killed_1 ended at step 30: (\d+) of \1 arrays identical; metrics of all steps identical", said)

@@ -1,7 +1,9 @@
 """`python -m rrsr_jax.upscale`: files in and out, what is said and refused, folders, signals. The network is a stand-in."""
 
 import contextlib
+import errno
 import json
+import os
 import pathlib
 import re
 import signal
@@ -16,6 +18,7 @@ from PIL import Image
 
 from rrsr_jax import upscale
 from rrsr_jax.evaluation import comparison_page
+from rrsr_jax.inference import jobs
 from tests.helpers import ROOT, finish, largest_file, noise, write
 
 
@@ -368,3 +371,56 @@ assert "jax" not in sys.modules
 
 def test_the_console_script_is_the_command():
     assert "rrsr-upscale = rrsr_jax.upscale:main" in pathlib.Path(ROOT / "setup.cfg").read_text()
+
+
+@pytest.mark.timeout(120)
+def test_a_folder_with_a_pipe(place, capsys):
+    write(place, {"album/a.png": noise(8, 6)})
+    os.mkfifo(place / "album/b.png")
+    os.mkfifo(place / "album/c")
+    run("album", status=1)
+    said = capsys.readouterr()
+    assert "album_x4: 1 upscaled" in said.out
+    assert "album/b.png: a photograph expected, but it is no file that can be read" in said.err
+
+
+def test_a_result_that_was_written_and_not_recorded_is_written_again(place, capsys, monkeypatch):
+    """As after a kill between the two, or on a disk that is full for a moment."""
+    write(place, {"album/a.png": noise(8, 6)})
+
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error", "upscaled.jsonl")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.Record, "finish", fails)
+        run("album", status=1)
+    assert (place / "album_x4/a_x4.png").is_file()
+    capsys.readouterr()
+    run("album")
+    assert "album_x4: 1 upscaled\n" in capsys.readouterr().out
+    run("album")
+    assert "finished before: 1:" in capsys.readouterr().out
+
+
+def test_a_record_of_any_content(place):
+    write(
+        place,
+        {"album/a.png": noise(8, 6), "album_x4/upscaled.jsonl": b'\xff\n[]\n{"result": [], "made_from": 1}\n{}\n'},
+    )
+    run("album")
+    assert (place / "album_x4/a_x4.png").is_file()
+
+
+def test_a_photograph_that_memory_does_not_hold_stops_no_others(place, capsys):
+    write(place, {"album/a.png": noise(8, 6), "album/b.png": noise(16, 6)})
+
+    class Small(Nearest):
+        def upscale(self, rgb, references, *, progress):
+            if rgb.shape[0] > 8:
+                raise MemoryError
+            return super().upscale(rgb, references, progress=progress)
+
+    run("album", status=1, upscaler=Small)
+    said = capsys.readouterr()
+    assert "album_x4: 1 upscaled" in said.out
+    assert "failed: album/b.png: not enough memory" in said.err

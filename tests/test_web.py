@@ -112,7 +112,7 @@ def test_in_a_browser(page, tmp_path, width):
             tab.wait_for_selector("#start")
             if name:
                 drop("photo", name)
-                tab.wait_for_selector("#photo-shown .error" if name == "bad.png" else "#photo-shown figure")
+                tab.wait_for_selector("#photo-shown .error")
             tab.click("#start")
             return text("#report .error")
 
@@ -243,3 +243,30 @@ def test_without_gradio(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(InputError, match=r"needs Gradio .*rrsr_jax\[web\]"):
         web.require_gradio()
+
+
+def test_a_preview_checks_the_size_before_it_reads(tmp_path):
+    Image.fromarray(noise(200, 200)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+
+    def reads(_):
+        raise AssertionError("not read")
+
+    assert "here it may have 0.01 megapixels at most" in web.thumbnail(tmp_path / "a.png", reads, 0.01)
+    web.check_size(tmp_path / "pipe.png", 1.0)  # returns
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--port=65536", "argument --port: 0 to 65535 expected, got 65536"),
+        ("--megapixels=nan", "argument --megapixels: a number above 0 expected, got nan"),
+        ("--queue=0", "argument --queue: a number above 0 expected, got 0"),
+        ("--references=-1", "argument --references: a number above 0 expected, got -1"),
+    ],
+)
+def test_limits_that_are_none(option, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        web.main([option])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

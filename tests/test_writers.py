@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from rrsr_jax import upscale, web
+from rrsr_jax import config_files, upscale, web
 from rrsr_jax.data import datasets, decoding, pictures, prepare
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import evaluate, page, report, super_resolution
@@ -225,7 +225,7 @@ def test_other_formats_behind_png_are_refused_by_every_command(name, tmp_path, n
             upscale.main([*map(str, arguments), f"--weights={weights}"], lambda *_, **__: Anything())
         assert ended.value.code in (1, 2)
         assert "expected, got another format" in capsys.readouterr().err
-    assert "expected, got another format" in web.thumbnail(bad, web_read)
+    assert "expected, got another format" in web.thumbnail(bad, web_read, 1.0)
     web.check_files(str(bad), [], web.Limits())
     monkeypatch.setattr(figures, "description", lambda _: None)
     options = figures.argparse.Namespace(lr=str(bad), ref=str(good))
@@ -290,7 +290,12 @@ def test_images_are_opened_with_named_formats_everywhere():
     [
         ("run/.lock", lambda place: train.train_and_evaluate(tiny_config(), str(place / "run"))),
         ("run/.lock", lambda place: train.evaluate_only(tiny_config(), str(place / "run"))),
-        ("run/.lock", lambda place: train.evaluate_only(tiny_config(stage="teacher"), str(place / "run"))),
+        (
+            "run/.lock",
+            lambda place: train.evaluate_only(
+                config_files.load(f"{ROOT}/configs/matcher.py:teacher"), str(place / "run")
+            ),
+        ),
         ("list/.lock", lambda place: table.run_list([str(ROOT / "configs/demo.py")], place / "list", [], 1, None)),
         (
             "data/.preparing/.photos.lock",

@@ -67,11 +67,10 @@ def read_preparation(folder: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
-        good = all(
-            isinstance(noted[name], kind) for name, kind in (("source", str), ("options", dict), ("files", dict))
-        )
-        good &= all(isinstance(size + time + checksum, int) for size, time, checksum in noted["files"].values())
-        good &= all(isinstance(name, str) and isinstance(side, int) for name, side in noted["sides"])
+        kinds = (("source", str), ("options", dict), ("files", dict))
+        good = all(isinstance(noted[name], kind) for name, kind in kinds)
+        good = good and all(isinstance(size + time + checksum, int) for size, time, checksum in noted["files"].values())
+        good = good and all(isinstance(name, str) and isinstance(side, int) for name, side in noted["sides"])
         if not good:
             raise ValueError("values of other types")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -8,7 +8,7 @@ coarse search. Times are the best of three after compilation, on this machine.
 
 import argparse
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -45,7 +45,8 @@ def cost(model: nn.Module, size: int = 40, repeats: int = 3) -> Cost:
     lr, ref = (jnp.asarray(rng.random((1, side, side, 3)), jnp.float32) for side in (size, size * SCALE_FACTOR))
     params = random_params(model)
     function = timed(lambda params, lr, ref: model.apply({"params": params}, lr, ref), params, lr, ref)
-    flat = {path: a.size for path, a in traverse_util.flatten_dict(params).items() if path[-1] not in STATISTICS}
+    arrays: dict[tuple[str, ...], Any] = dict(traverse_util.flatten_dict(params))
+    flat = {path: array.size for path, array in arrays.items() if path[-1] not in STATISTICS}
     frozen = sum(size for path, size in flat.items() if path[0] in getattr(model, "frozen", ()))
     seconds = in_turns({"": function}, repeats)[""]
     return Cost(

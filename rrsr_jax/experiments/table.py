@@ -52,6 +52,9 @@ TIMED_FIELDS = (
 )
 
 
+MOST_SEEDS, MOST_MINUTES = 1_000, 1_000_000
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Bad input ends with a message and exit status 2 before anything runs, a failed run with 1 after all others."""
     parser = argparse.ArgumentParser(
@@ -85,8 +88,10 @@ def run_list(
     Raises:
       InputError: arguments, configs, data or a workdir that do not fit; nothing has run then.
     """
-    if seeds < 1 or (minutes is not None and minutes <= 0):
-        raise InputError(f"--seeds of at least 1 and --minutes above 0 expected, got {seeds} and {minutes}")
+    if not 1 <= seeds <= MOST_SEEDS or (minutes is not None and not 0 < minutes <= MOST_MINUTES):
+        raise InputError(
+            f"--seeds from 1 to {MOST_SEEDS:,} and --minutes above 0, up to {MOST_MINUTES:,}, expected, got {seeds} and {minutes}"
+        )
     if minutes and any(override.startswith("steps=") for override in overrides):
         raise InputError("--minutes or --set steps=N expected, got both")
     planned = runs.plan(configs, workdir, overrides, seeds)

@@ -93,7 +93,7 @@ def _grey(rgb: np.ndarray, factor: float) -> np.ndarray:
 
 def _common_keypoints(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """The places (N, 2) of what may be the same in both images, N at least `AGREE`; None if there are fewer."""
-    sift = cv2.SIFT_create(_KEYPOINTS, contrastThreshold=0.005)
+    sift = cv2.SIFT.create(_KEYPOINTS, contrastThreshold=0.005)
     (first, a), (second, b) = (sift.detectAndCompute(grey, None) for grey in (ours, theirs))
     if a is None or b is None or len(second) < 2:
         return None

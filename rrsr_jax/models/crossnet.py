@@ -134,11 +134,10 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, own: list[jax.Array], warped: list[jax.Array]) -> jax.Array:
         """Two lists of features, see `Encoder`, to (N, H, W, 3)."""
-        merged = []
-        for level in (4, 3, 2, 1):
-            merged = jnp.concatenate([*merged, own[level - 1], warped[level - 1]], -1)
-            if level > 1:
-                merged = [nn.selu(_up(self.features, name=f"up{level}")(merged))]
+        merged = jnp.concatenate([own[3], warped[3]], -1)
+        for level in (3, 2, 1):
+            coarser = nn.selu(_up(self.features, name=f"up{level + 1}")(merged))
+            merged = jnp.concatenate([coarser, own[level - 1], warped[level - 1]], -1)
         x = nn.selu(default_conv(merged, self.features, size=5, name="post_fusion1"))
         default_conv(x[:, :1, :1], self.features, size=5, name="post_fusion2")  # only for its parameters
         return default_conv(x, 3, size=5, name="last")

@@ -5,6 +5,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,7 @@ conv3x3 = functools.partial(nn.Conv, kernel_size=(3, 3), padding=1, kernel_init=
 default_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def default_inits(fan_in: int) -> dict[str, Initializer]:
+def default_inits(fan_in: int) -> dict[str, Any]:
     """PyTorch's `kernel_init` and `bias_init` of a layer with `fan_in` inputs: both uniform within 1 / sqrt(fan_in)."""
     bound = fan_in**-0.5
 

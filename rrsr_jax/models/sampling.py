@@ -25,7 +25,8 @@ def bilinear(x: jax.Array, rows: jax.Array, columns: jax.Array, double_edge: boo
         (((image + y) * width + x), (weight_y * weight_x)[..., None]) for y, weight_y in ys for x, weight_x in xs
     ]
     values = gather(jnp.asarray(x), [place for place, _ in corners])
-    return sum(weight * value for value, (_, weight) in zip(values, corners, strict=True))
+    first, *others = (weight * value for value, (_, weight) in zip(values, corners, strict=True))
+    return sum(others, first)
 
 
 def _neighbours(position, size, double_edge):

@@ -128,8 +128,8 @@ def _centre(corner, width):
     return (row + 1) * width + column + 1
 
 
-def _scale_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    return 1 + normal_init(key, shape, dtype)
+def _scale_init(key, shape, dtype=jnp.float32, out_sharding=None):
+    return 1 + normal_init(key, shape, dtype, out_sharding)
 
 
 def _norm(axis_name: str | None, name: str) -> BatchNorm:

@@ -114,7 +114,7 @@ class Stage(abc.ABC):
         )
         if unknown := [name for name in self.config.learning_rates if name not in modules]:
             raise InputError(
-                f"config.learning_rates.{unknown[0]}: the model has no module of that name; remove it, or correct its name"
+                f"config.learning_rates.{unknown[0]}: the model has no module of that name; leave it out, or correct its name"
             )
         for name, leaf in initial.flat_shapes({"model": state.generator, "discriminator": state.discriminator}).items():
             if 0 in leaf:

@@ -158,6 +158,7 @@ def _pack(
     raw: bool,
     overwrite: bool,
 ) -> None:
+    _put_back(folder)
     _check_free(folder, overwrite)
     texts = {_CARD: _read_text(pathlib.Path(card)), _LICENSE: _read_text(pathlib.Path(license)) if license else ""}
     texts[_LICENSE] = texts[_LICENSE] or _license_of_the_program()
@@ -272,14 +273,23 @@ def _check_free(folder: pathlib.Path, overwrite: bool) -> None:
         raise InputError(f"--out={folder} holds weights; --overwrite replaces them")
 
 
+def _aside(folder: pathlib.Path) -> pathlib.Path:
+    """Where the folder is while it is replaced."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _put_back(folder: pathlib.Path) -> None:
+    """Undoes the half of a replacement that failed, or whose process was killed."""
+    with contextlib.suppress(OSError):
+        if not os.path.lexists(folder):
+            os.rename(_aside(folder), folder)
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
 def _write(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
     """Writes the folder with exactly these files."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        old = folder.with_name(f".{folder.name}.old")
-        if old.is_dir() and not folder.exists():  # the process that moved it was killed
-            os.rename(old, folder)
-        shutil.rmtree(old, ignore_errors=True)
         with scratch(folder) as new:
             for name, content in files.items():
                 with (new / name).open("wb") as file:
@@ -287,8 +297,9 @@ def _write(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
                     file.flush()
                     os.fsync(file.fileno())
             if folder.is_dir():
-                os.rename(folder, old)
+                os.rename(folder, _aside(folder))
             os.rename(new, folder)
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(_aside(folder), ignore_errors=True)
     except OSError as error:
+        _put_back(folder)
         raise InputError(f"cannot write {folder}: {error}") from error

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from flax import traverse_util
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -119,9 +120,10 @@ class Checkpoints:
                     shutil.rmtree(interrupted, ignore_errors=True)  # a file that stays there does no harm
             finish = ocp.AsyncOptions(post_finalization_callback=self._write_checksums)
             options = dict(max_to_keep=config.keep_checkpoints, async_options=finish)
-        self._manager = ocp.CheckpointManager(
-            self._folder, item_handlers=handlers, options=ocp.CheckpointManagerOptions(**options)
-        )
+        with _without_warnings():  # that a folder is only read
+            self._manager = ocp.CheckpointManager(
+                self._folder, item_handlers=handlers, options=ocp.CheckpointManagerOptions(**options)
+            )
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint; one that is being saved does not count."""
@@ -222,6 +224,17 @@ class Checkpoints:
                 f"checkpoint {self._folder}/{self._latest} is as it was written, but cannot be read ({error}); its description "
                 "tells the versions of the libraries that wrote it"
             ) from error
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """While active, Orbax prints errors only."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _choose(workdir: pathlib.Path, rename: bool) -> int:

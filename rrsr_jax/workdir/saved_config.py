@@ -7,10 +7,13 @@ from ml_collections import ConfigDict
 
 from rrsr_jax.workdir.integrity import description
 
+# Fields that runs of earlier versions did not have, with the values that they ran with.
+_LATER = {"accumulate": 1}
+
 
 def get_config(workdir: str) -> ConfigDict:
     """The config that wrote the newest intact checkpoint; InputError if there is none."""
-    return ConfigDict(_with_tuples(description(pathlib.Path(workdir))["config"]))
+    return ConfigDict(_LATER | _with_tuples(description(pathlib.Path(workdir))["config"]))
 
 
 def _with_tuples(value: Any) -> Any:

@@ -159,6 +159,8 @@ class Campaign:
         status, found = faults(running)
         area = running.name.partition(":")[0]
         self.statuses[area][status] += 1
+        if not (done := sum(statuses.total() for statuses in self.statuses.values())) % 500:
+            print(f"{done} cases, {len(self.faults)} faults", flush=True)
         if keep:
             print(running.case.what, f"status {status}", *processes.said(running.folder / "work"), sep="\n")
         if found:

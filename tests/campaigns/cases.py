@@ -93,7 +93,7 @@ class Photographs(Area):
         if odd < 0.005:
             os.mkfifo(path)
         elif odd < 0.01:
-            path.symlink_to(rng.choice(["/dev/zero", "/dev/null", path.name, "nowhere", "/proc/self/mem", "/"]))
+            path.symlink_to(rng.choice(["/dev/zero", "/dev/null", path.name, "nowhere", "/proc/self/mem", "."]))
         elif odd < 0.015:
             path.mkdir()
         else:

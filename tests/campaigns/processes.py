@@ -59,6 +59,8 @@ class Process:
     ):
         self._said = said or folder
         self._until, self._status = time.monotonic() + seconds, None
+        for path in _files(self._said):
+            path.write_bytes(b"")  # here, because the fork may be killed at once
         sys.stdout.flush()
         sys.stderr.flush()
         self._pid = os.fork()
@@ -95,7 +97,11 @@ class Process:
 
 def said(folder: pathlib.Path) -> list[str]:
     """What a process in this folder said, on standard output and on standard error."""
-    return [folder.with_name(f"{folder.name}.{name}").read_text(errors="replace") for name in ("out", "err")]
+    return [path.read_text(errors="replace") for path in _files(folder)]
+
+
+def _files(beside: pathlib.Path) -> list[pathlib.Path]:
+    return [beside.with_name(f"{beside.name}.{name}") for name in ("out", "err")]
 
 
 def run(call: Callable[[], Any], folder: pathlib.Path, **options: Any) -> Ended:
@@ -116,8 +122,7 @@ def _run(
         os.setsid()
         os.chdir(folder)
         os.environ.update(variables)
-        files = (beside.with_name(f"{beside.name}.{name}") for name in ("out", "err"))
-        for number, path in enumerate((os.devnull, *files)):
+        for number, path in enumerate((os.devnull, *_files(beside))):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(file, number)
             os.close(file)

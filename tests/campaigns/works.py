@@ -60,7 +60,9 @@ class Nearest:
         return [float(-np.square(candidate).mean()) for candidate in candidates]
 
     def upscale(self, rgb: np.ndarray, references: Sequence[np.ndarray] = (), progress: Any = None) -> Upscaled:
-        return Upscaled(rgb.repeat(4, 0).repeat(4, 1), tuple(1.0 for _ in references), "exact")
+        return Upscaled(
+            rgb.repeat(4, 0).repeat(4, 1), tuple(1.0 for _ in references), "exact", tuple("" for _ in references)
+        )
 
 
 def run_main(*arguments: str) -> None:

@@ -380,7 +380,15 @@ def test_the_fingerprint_is_that_of_the_images_and_options(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "[" * 100_000, '{"source": "", "options": {}, "files": {"a": 1}, "sides": []}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"source": "", "options": {}, "files": {"a": 1}, "sides": []}',
+        '{"source": "", "options": {}, "files": "a", "sides": []}',
+    ],
 )
 def test_damaged_notes_of_a_preparation(text, tmp_path):
     source = write(tmp_path / "in", {"a.png": noise()})

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import struct
+import subprocess
 import zlib
 
 import cv2
@@ -95,7 +96,7 @@ def test_what_is_not_read_is_named(tmp_path):
         assert "BytesIO" not in str(caught.value)
     with pytest.raises(InputError, match=r"none\.png: cannot be read \(No such file or directory\)"):
         pictures.read_picture(tmp_path / "none.png")
-    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+    with pytest.raises(InputError, match=r"an image file expected, got a folder"):
         pictures.read_picture(tmp_path)
 
 
@@ -405,3 +406,42 @@ def test_what_datasets_convert_and_refuse(tmp_path):
         pictures.read_rgb8(save(tmp_path / "alpha.png", opaque))
     with pytest.raises(InputError, match=r"grey\.png: at least 48x48 pixels expected, got 24x20"):
         pictures.read_rgb8(tmp_path / "grey.png", smallest=48)
+
+
+@pytest.mark.timeout(60)
+def test_pipes_and_devices_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "endless.png"):
+        with pytest.raises(InputError, match=f"{name}: an image file expected, got a pipe or a device"):
+            pictures.read_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("of a codec"), r"a\.png: cannot be read as an image \(of a codec\)"),
+        (IndexError("of a parser"), r"a\.png: cannot be read as an image \(of a parser\)"),
+        (MemoryError(), r"a\.png: not enough memory for an image of this size; reduce it"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_bad_input(tmp_path, monkeypatch, error, message):
+    def fails(_):
+        raise error
+
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "load", fails)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fails)
+    with pytest.raises(InputError, match=message):
+        pictures.read_picture(tmp_path / "a.png")
+
+
+def test_unfinished_files_of_killed_processes_go(tmp_path):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    killed, other = tmp_path / f".{process.pid}.a.png.part", tmp_path / f".{process.pid}.b.png.part"
+    living = tmp_path / f".{os.getppid()}.a.png.part"
+    for path in (killed, other, living):
+        path.write_bytes(b"half")
+    pictures.write_picture(tmp_path / "a.png", pictures.to_picture(noise()))
+    assert sorted(tmp_path.iterdir()) == sorted([living, other, tmp_path / "a.png"])

@@ -101,7 +101,7 @@ def test_interrupted_lists_go_on_where_they_stopped(configs, tmp_path):
     process.kill()  # the run goes on alone
     process.wait()
     with pytest.raises(InputError, match=r"--workdir=.* is in use by process \d+ on .* since 20.*; wait until it ends"):
-        table.run_list(configs, workdir, steps, 1, None)
+        table.run_list([configs], workdir, steps[1:], 1, None)
     finish(process)  # once nothing holds its output open any more
 
     code, out, err = finish(start(configs, workdir, *steps))
@@ -199,8 +199,11 @@ def test_a_run_that_fails_costs_the_others_nothing(configs, tmp_path, monkeypatc
         (["--set", "init_from=nowhere"], r"first\.py: config\.init_from=nowhere: no checkpoint in nowhere"),
         (["--set", "weights.masa=none.pth"], r"none of the configs has a field weights\.masa"),
         (["--set", "steps=5", "--minutes=1"], "--minutes or --set steps=N expected, got both"),
-        (["--seeds=0"], "--seeds of at least 1"),
+        (["--seeds=0"], "--seeds from 1 to 1,000 and --minutes above 0"),
+        (["--seeds=99999999999999999999"], "--seeds from 1 to 1,000"),
         (["--minutes=0"], "--minutes above 0"),
+        (["--minutes=nan"], "--minutes above 0"),
+        (["--minutes=inf"], "--minutes above 0"),
     ],
 )
 def test_mistakes_end_before_anything_runs(configs, tmp_path, monkeypatch, capsys, options, message):
@@ -376,7 +379,7 @@ def test_seconds_of_a_step(tmp_path, monkeypatch):
 def test_names_of_configs():
     table2 = [f"configs/table2.py:{row}" for row in CONFIG_FILES["table2"].ROWS]
     assert config_files.expand(str(ROOT / "configs/table2.py")) == [f"{ROOT}/{config}" for config in table2]
-    assert config_files.expand(str(ROOT / "configs/table*.py:masa")) == [f"{ROOT}/configs/table2.py:masa"]
+    assert config_files.expand(str(ROOT / "configs/table2*.py:masa")) == [f"{ROOT}/configs/table2.py:masa"]
     assert config_files.expand(str(ROOT / "configs/demo.py")) == [f"{ROOT}/configs/demo.py"]
     assert config_files.name("configs/fig5b.py:0.4") == "0.4"
     assert config_files.name("configs/demo.py") == "demo"

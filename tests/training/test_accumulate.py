@@ -96,10 +96,10 @@ def test_the_model_is_traced_once_for_all_pieces():
         (9, 1, 8, r"config\.batch_size: a multiple of 8 devices expected, such as 8 or 16, got 9; 9 images divide among 1 or 3 "),
         (3, 1, 4, r"config\.batch_size: a multiple of 4 devices expected, such as 4, got 3; 3 images divide among 1 or 3 of"),
         (12, 4, 2, r"config\.accumulate: a divisor of the 6 images of a device \(1, 2, 3, 6\) expected, got 4; .*batch_size=12"),
-        (9, 0, 1, r"config\.accumulate: at least 1 expected, got 0"),
+        (9, 0, 1, r"config\.accumulate: a whole number from 1 to 65536 expected, got 0"),
     ],
 )  # fmt: skip
 def test_batches_that_do_not_divide(batch_size, accumulate, devices, message, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     with pytest.raises(InputError, match=message):
-        train.open_run(tiny_config(batch_size=batch_size, accumulate=accumulate))
+        train.open_run(tiny_config(batch_size=batch_size, accumulate=accumulate), starts=True)

@@ -265,7 +265,7 @@ def test_weights_of_another_size(tmp_path, state_dict):
 
 def test_batch_that_devices_cannot_share(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 4)
-    with pytest.raises(InputError, match=r"config\.batch_size: a multiple of 4 devices expected, got 2"):
+    with pytest.raises(InputError, match=r"config\.batch_size: a multiple of 4 devices expected, such as 4, got 2"):
         train.train_and_evaluate(tiny_config(), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

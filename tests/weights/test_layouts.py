@@ -47,7 +47,8 @@ def test_round_trip_keeps_every_bit(kind, state_dict):
 def test_every_kind_has_a_network_by_both_names(kind):
     network = models.published(kind.name)
     assert network == models.published(kind.layout)
-    assert kind.name not in models.MODELS or network == models.MODELS[kind.name]()
+    if kind.name in models.MODELS and kind.name != "srntt":  # whose published VGG is MatConvNet's
+        assert network == models.MODELS[kind.name]()
 
 
 def test_unknown_network():

@@ -323,3 +323,12 @@ def test_damaged_lists_of_arrays_are_refused(payload, tmp_path):
 def test_objects_under_another_name_are_refused(tmp_path):
     with pytest.raises(InputError, match="refused, because it contains pickled objects"):
         read(save_list(tmp_path / "x.npz", LIST, name="weights"))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["pipe.safetensors", "folder.npz"])
+def test_what_is_no_file(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(InputError, match=f"{name} cannot be read: a file expected"):
+        read(tmp_path / name)

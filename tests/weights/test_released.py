@@ -119,6 +119,16 @@ def test_packing_leaves_other_folders_alone_and_no_half_folder(run, tmp_path, mo
     assert files(tmp_path) == before
 
 
+def test_a_folder_that_a_killed_process_moved_aside_comes_back(run, copy, tmp_path):
+    """`copy` is a folder of weights; the process that replaced it was killed between two renames."""
+    before = files(copy)
+    copy.rename(copy.with_name(f".{copy.name}.old"))
+    (tmp_path / "card.md").write_text("card")
+    with pytest.raises(InputError, match="--overwrite replaces them"):
+        released.pack(run[0], copy, tmp_path / "card.md")
+    assert files(copy) == before
+
+
 def test_what_float16_cannot_hold_is_not_packed(tmp_path, monkeypatch):
     save_run(tmp_path / "run", tiny_rrsr())
     (tmp_path / "card.md").write_text("card")

@@ -124,10 +124,11 @@ def test_damage_to_any_file_is_noticed(workdir, damage):
 
 @pytest.mark.parametrize("item", ["state", "description"])
 @pytest.mark.parametrize("damage", [half, pathlib.Path.unlink, lambda path: shutil.rmtree(path.parent)])
-def test_the_one_before_a_damaged_checkpoint_takes_its_place(workdir, item, damage, capsys):
+def test_the_one_before_a_damaged_checkpoint_takes_its_place(workdir, item, damage, capsys, caplog):
     damage(file_of(item)(workdir))
     before = content(workdir)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        assert [record.message for record in caplog.records if record.name == "absl"] == []  # of reading only
         assert checkpoints.latest() == 1
         assert_restores(checkpoints, 1)
         np.testing.assert_array_equal(

@@ -3,7 +3,7 @@
 import pytest
 
 from rrsr_jax.errors import InputError
-from rrsr_jax.workdir.files import LONGEST, check_name, inside, write_atomically
+from rrsr_jax.workdir.files import LONGEST, check_name, inside, scratch, write_atomically
 
 # What a name of an example, a set or a run must never be.
 HOSTILE = [
@@ -72,3 +72,12 @@ def test_a_temporary_file_that_is_a_link(tmp_path):
     assert (tmp_path / "x.json").read_text() == "{}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "x.json"]
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_what_a_killed_process_left_beside_a_target_goes(tmp_path):
+    left = tmp_path / ".weights.unfinished"
+    left.mkdir()
+    (left / "half").write_text("x")
+    with scratch(tmp_path / "weights") as folder:
+        assert list(folder.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
