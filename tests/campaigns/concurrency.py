@@ -106,7 +106,7 @@ class Campaign:
 
     def _start(self, call: Callable[[], Any], folder: pathlib.Path, name: str) -> processes.Process:
         said = folder.with_name(folder.name + name)
-        return processes.Process(call, folder, said=said, variables=works.variables(self._base), seconds=300)
+        return processes.Process(call, folder, said=said, variables=works.variables(self._base))
 
 
 def main() -> int:

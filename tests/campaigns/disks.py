@@ -109,7 +109,7 @@ class Campaign:
                 layer.counted_calls.restype = ctypes.c_long
                 print("calls:", layer.counted_calls(), flush=True)
 
-        return processes.run(call, folder, variables=works.variables(self._base), seconds=300)
+        return processes.run(call, folder, variables=works.variables(self._base))
 
     def _one(self, call: int, number: int, stay: bool, moved: bool, what: str) -> None:
         folder = self._new("faults")

@@ -84,7 +84,7 @@ class Campaign:
         if not folder.exists():
             folder.mkdir(parents=True)
             self._work.inputs(folder)
-        return processes.Process(self._work.call, folder, variables=works.variables(self._base), seconds=300), folder
+        return processes.Process(self._work.call, folder, variables=works.variables(self._base)), folder
 
     def _one_run(self, folder: pathlib.Path, most: int) -> None:
         """One run, killed up to `most` times and then left alone."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 PAUSE = 0.004  # seconds between two looks at a process
+CPU_SECONDS = 300  # of one process; then the kernel ends it
 
 
 class Ended(NamedTuple):
@@ -53,7 +54,7 @@ class Process:
         folder: pathlib.Path,
         *,
         said: pathlib.Path | None = None,
-        seconds: float = 120,
+        seconds: float = 1800,
         memory: int = 0,
         variables: Mapping[str, str] | None = None,
     ):
@@ -128,6 +129,7 @@ def _run(
             os.close(file)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         if memory:
             pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
             limit = pages * resource.getpagesize() + memory
