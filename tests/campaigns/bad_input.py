@@ -21,14 +21,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from tests.campaigns import cases, processes, words, works
+from tests.campaigns import cases, photographs, processes, words, works
 from tests.campaigns.cases import Case
 
 SECONDS = 900  # a process; a few seconds on a quiet machine
 # Out of a hundred cases, how many go to each area.
 SHARES = {"photographs": 55, "weights": 13, "records": 8, "checkpoints": 6, "overrides": 8, "commands": 10}
 AREAS = {
-    "photographs": cases.Photographs,
+    "photographs": photographs.Photographs,
     "weights": cases.WeightFiles,
     "records": cases.Records,
     "checkpoints": cases.CheckpointFiles,

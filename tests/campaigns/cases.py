@@ -1,28 +1,24 @@
 """Bad input, case by case: every area gives a command and the files that it finds, drawn by a seed."""
 
-import functools
 import json
-import os
 import pathlib
 import random
 import shutil
-import unittest.mock
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from PIL import Image
 
-from rrsr_jax import config_files, upscale, web
-from rrsr_jax.data import datasets, decoding, prepare
-from rrsr_jax.data.pictures import read_picture
+from rrsr_jax import config_files
+from rrsr_jax.console import exit_on_error
+from rrsr_jax.data import datasets, prepare
 from rrsr_jax.experiments import figures
 from rrsr_jax.training import train
 from rrsr_jax.weights import __main__ as weights
 from rrsr_jax.weights import released
-from tests.campaigns.mutations import damaged, images, strangers
-from tests.campaigns.works import CONFIG, Nearest, run_main
+from tests.campaigns.mutations import damaged
+from tests.campaigns.works import CONFIG, run_main
 from tests.golden import recipe
 from tests.helpers import noise, write
 
@@ -66,111 +62,15 @@ class Area:
         raise NotImplementedError
 
 
-def _command(function: Callable[[Sequence[str]], None], *arguments: str, **options: Any) -> Case:
+def command_case(function: Callable[[Sequence[str]], None], *arguments: str, **options: Any) -> Case:
     words = [str(argument) for argument in arguments]
     return Case(f"{function.__module__} {' '.join(map(repr, words))}", lambda: function(words), **options)
 
 
-class Photographs(Area):
-    """Image files, given to every command that reads some."""
-
-    def __init__(self, base: pathlib.Path, new: bool = True):
-        super().__init__(base, new)
-        self._good, self._strangers = images(), strangers()
-
-    def file(self, rng: random.Random, folder: pathlib.Path) -> pathlib.Path:
-        """Writes a file, and returns its path."""
-        name, raw = rng.choice(list(self._good.items()))
-        kind = rng.random()
-        if kind < 0.1:
-            name, raw = rng.choice(list(self._strangers.items()))
-        elif kind < 0.2:  # another ending than what it is
-            name = f"{name.partition('.')[0]}{rng.choice(decoding.READ_ENDINGS)}"
-        elif kind < 0.95:
-            raw = damaged(raw, rng, list(self._good.values()))
-        path = folder / f"{rng.randrange(10**6)}_{name}"
-        odd = rng.random()
-        if odd < 0.005:
-            os.mkfifo(path)
-        elif odd < 0.01:
-            path.symlink_to(rng.choice(["/dev/zero", "/dev/null", path.name, "nowhere", "/proc/self/mem", "."]))
-        elif odd < 0.015:
-            path.mkdir()
-        else:
-            path.write_bytes(raw)
-        return path
-
-    def case(self, rng: random.Random, folder: pathlib.Path) -> Case:
-        good, inputs = folder / "good.png", folder / "input"
-        Image.fromarray(noise(24, 20)).save(inputs / "good.png")
-        good = inputs / "good.png"
-        upscaled = functools.partial(upscale.main, upscaler=Nearest)
-        upscaled.__module__ = upscale.__name__
-        kind = rng.choice(["input", "reference", "album", "folder", "prepare", "pairs", "web", "figure"])
-        if kind == "folder":
-            for _ in range(rng.randint(1, 4)):
-                self.file(rng, inputs)
-            return _command(upscaled, inputs, "--out=out", *rng.choice([[], ["--compare"]]), statuses=(0, 1, 2))
-        if kind == "album":
-            album = inputs / "album"
-            album.mkdir()
-            for _ in range(rng.randint(1, 3)):
-                self.file(rng, album)
-            return _command(upscaled, good, "--ref", album, "--out=out.png")
-        if kind == "prepare":
-            for _ in range(rng.randint(1, 3)):
-                self.file(rng, inputs)
-            options = rng.choice([[], ["--skip_bad"], ["--tile=16"]])
-            return _command(prepare.main, "--dataset=photos", f"--source={inputs}", "--data_dir=data", *options)
-        if kind == "pairs":
-            for name in ("input", "ref"):
-                (inputs / "pairs" / name).mkdir(parents=True)
-                self.file(rng, inputs / "pairs" / name).rename(inputs / "pairs" / name / "a.png")
-            source = f"--source={inputs / 'pairs'}"
-            return _command(prepare.main, "--dataset=ref_pairs", source, "--data_dir=data")
-        path = self.file(rng, inputs)
-        if kind == "web":
-            return Case(f"page with {path.name}", lambda: _web(path, good))
-        if kind == "figure":
-            options = argparse_namespace(lr=str(path), ref=str(good))
-            return Case(f"figure of {path.name}", lambda: _reported(lambda: list(figures._inputs(options, None))))
-        out = f"--out=out{rng.choice(['.png', '.jpg', '.tif', '.webp', '.avif', '.jp2', '.bmp', '.ppm'])}"
-        if kind == "reference":
-            return _command(upscaled, good, "--ref", path, out)
-        return _command(upscaled, path, out, *rng.choice([[], ["--compare"]]))
-
-
-def argparse_namespace(**fields: Any) -> Any:
-    """Options of a command."""
-    return type("Options", (), fields)
-
-
-def _reported(function: Callable[[], Any]) -> None:
+def reported(function: Callable[[], Any]) -> None:
     """What a command makes of an exception."""
-    from rrsr_jax.console import exit_on_error
-
     with exit_on_error():
         function()
-
-
-def _web(path: pathlib.Path, good: pathlib.Path) -> None:
-    """What the page does with an upload; its messages go to the page."""
-
-    def read(path):
-        from rrsr_jax.data.images import to_uint8
-
-        return to_uint8(read_picture(path).rgb)
-
-    assert web.thumbnail(path, read, 24.0)
-    with unittest.mock.patch("rrsr_jax.inference.upscaler.Upscaler", Nearest):
-        _, job = web.upscaling("")
-
-        def run():
-            web.check_files(str(path), [str(good)], web.Limits())
-            result = job(path, [good], pathlib.Path())
-            assert web.describe(result, [good.name], 1.0)
-
-        _reported(run)
 
 
 class Records(Area):
@@ -223,7 +123,7 @@ class Records(Area):
         sets, limit = rng.choice(["ref_pairs", "ref_pairs", "ref_pairs,embedded"]), rng.choice([0, 1])
         if rng.random() < 0.3:
             source = f"--source={self.base / 'pairs'}"
-            case = _command(prepare.main, "--dataset=ref_pairs", source, f"--data_dir={data}")
+            case = command_case(prepare.main, "--dataset=ref_pairs", source, f"--data_dir={data}")
         else:
             words = [
                 "--mode=eval",
@@ -319,12 +219,12 @@ class CheckpointFiles(Area):
                     "evaluation", lambda: run_main("--mode=eval", config, f"--workdir={run}", "--config.eval.limit=1")
                 ),
                 lambda: Case("training", lambda: run_main(config, f"--workdir={run}", "--config.eval.limit=1")),
-                lambda: _command(
+                lambda: command_case(
                     weights.main, "pack", f"--run={run}", f"--card={self.base / 'card.md'}", "--out=packed"
                 ),
-                lambda: _command(weights.main, "export", "--kind=rrsr", f"--source={run}", "--out=a.safetensors"),
-                lambda: Case(f"load {run}", lambda: _reported(lambda: released.load(run))),
-                lambda: Case(f"fingerprint {run}", lambda: _reported(lambda: released.fingerprint(run))),
+                lambda: command_case(weights.main, "export", "--kind=rrsr", f"--source={run}", "--out=a.safetensors"),
+                lambda: Case(f"load {run}", lambda: reported(lambda: released.load(run))),
+                lambda: Case(f"fingerprint {run}", lambda: reported(lambda: released.fingerprint(run))),
                 lambda: Case("figures", lambda: figures.main([f"--workdir={run}", "--images=1", "--out=figures"])),
             ]
         )()
@@ -354,12 +254,12 @@ class WeightFiles(Area):
         if kind < 0.25:  # a folder that upscaling takes
             shutil.copytree(released.SHIPPED / released.names()[0], inputs / "weights")
             files = damage_files(inputs / "weights", rng)
-            return Case(f"load {files}", lambda: _reported(lambda: released.load(inputs / "weights")))
+            return Case(f"load {files}", lambda: reported(lambda: released.load(inputs / "weights")))
         if kind < 0.35:
             shutil.copytree(self.base / "net", inputs / "net")
             files = damage_files(inputs / "net", rng)
             words = ["export", "--kind=correspondence", f"--source={inputs / 'net'}", "--out=a.safetensors"]
-            return _command(weights.main, *words)._replace(what=f"export; {files}")
+            return command_case(weights.main, *words)._replace(what=f"export; {files}")
         endings = [path.suffix for path in sorted(self.base.glob("net.*[zhs]"))]
         ending = rng.choice(endings)
         raw = (self.base / f"net{ending}").read_bytes()
@@ -374,4 +274,4 @@ class WeightFiles(Area):
         path = inputs / f"net{rng.choice([ending, ending, ending, ending, *endings])}"
         path.write_bytes(raw)
         chosen = rng.choice(["correspondence", "correspondence", "correspondence", "vgg19", "rrsr", "discriminator"])
-        return _command(weights.main, "import", f"--kind={chosen}", f"--source={path}", "--out=out")
+        return command_case(weights.main, "import", f"--kind={chosen}", f"--source={path}", "--out=out")
