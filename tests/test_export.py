@@ -131,11 +131,12 @@ def test_bytes_in_and_bytes_out(model):
     assert np.abs(got - expected).max() <= 1
 
 
-def test_a_network_that_pads_by_itself_needs_sizes():
-    model = models.build(get_config("table2:masa").model)
-    params = random_params(model)
-    with pytest.raises(InputError, match=r"MASA cannot be exported for images of any size .*--size and --ref-size"):
-        export.export_network(model, params)
+def test_networks_that_ask_for_sizes(model):
+    masa = models.build(get_config("table2:masa").model)  # pads by itself
+    for network in (masa, model.clone(match_coarse=8)):
+        name = type(network).__name__
+        with pytest.raises(InputError, match=rf"{name} cannot be exported for images of any size .*--size and --ref-s"):
+            export.export_network(network, random_params(network))
 
 
 def test_sizes_that_the_network_does_not_take(model):
