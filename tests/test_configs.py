@@ -28,9 +28,12 @@ SMALL |= {"growth": 4, "chunk": 9, "ref_encoder_blocks": 1, "flow_channels": (4,
 def smaller(name, value):
     """A field of a model, as small as it may be without leaving a part of the model out."""
     if name in ("alignments", "experts", "features", "blocks"):
-        most = {"alignments": 2, "experts": 2, "features": 8, "blocks": 1}[name]
+        most = {"alignments": 1, "experts": 2, "features": 8, "blocks": 1}[name]
         return tuple(min(v, most) for v in value) if isinstance(value, tuple) else min(value, most)
     return SMALL.get(name, value)
+
+
+RECIPROCAL = {config.model.name for config in map(get_config, CONFIGS) if config.loss.get("rtrr")}
 
 
 def shrunk(name):
@@ -51,21 +54,22 @@ def shrunk(name):
     )
     config.update(batch_size=1, steps=1, init_from="", init_gain=1.0, schedule="steps", decay_steps=())
     config.update(log_every=1, image_every=10, checkpoint_every=10)
-    config.data.view.update(corners=0.05, whole_pixels=False)
+    config.data.view.update(shift=0.15, corners=0.05, whole_pixels=False, rotation=10.0, zoom=(0.7, 1.4))
+    config.data.degradation.share = float(config.data.degradation.share > 0)
+    config.update(ema_decay=0.0)
     config.data.prefetch = 1
-    # One weight or rate is like another.
+    # Reciprocal training has the plain one as a part. One weight or rate is like another.
+    if config.model.name in RECIPROCAL:
+        config.loss.rtrr = 1.0
     config.loss.update({term: float(weight > 0) for term, weight in config.loss.items()})
     config.learning_rates.update({part: 1e-4 * (rate > 0) for part, rate in config.learning_rates.items()})
+    if "vgg" in config.learning_rates:
+        config.learning_rates.vgg = 0.0
     return config
 
 
-def elsewhere(name):
-    """`demo` and `photos` run in test_train, and rows of Table 1 as a part of their reciprocal training."""
-    return name in ("demo", "photos") or (f"{name.removesuffix('_rec')}_rtrr" in CONFIGS and name.startswith("table1:"))
-
-
-# Of configs that are alike when shrunk, one.
-DISTINCT = {shrunk(n).to_json(): n for n in CONFIGS if not elsewhere(n)}.values()
+# `demo` and `photos` run in test_train. Of configs that are alike when shrunk, one.
+DISTINCT = {shrunk(n).to_json(): n for n in CONFIGS if n not in ("demo", "photos")}.values()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
