@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kernels import deform_conv_xla, selfcheck
+from kernels import blocks, deform_conv_xla, selfcheck
 
 _LOG = logging.getLogger(__name__)
 _CHOICE = "deformable convolution: %s (%s)"
@@ -58,7 +58,7 @@ def default_implementation() -> str:
             device, fault = _device(), ""
             if device is not None:
                 _LOG.info("deformable convolution: checking the kernels on %s, once", device.device_kind)
-                sources = (deform_conv_triton.__file__, deform_conv_xla.__file__)
+                sources = (blocks.__file__, deform_conv_triton.__file__, deform_conv_xla.__file__)
                 fault = selfcheck.fault(IMPLEMENTATIONS["triton"], IMPLEMENTATIONS["xla"], device, sources)
             name, reason = ("xla", f"the kernels fail on this GPU: {fault}") if fault else ("triton", "CUDA GPU")
     _LOG.log(logging.WARNING if _on_cuda() and name == "xla" else logging.INFO, _CHOICE, name, reason)
@@ -74,10 +74,8 @@ def _default_for(x: jax.Array, offset: jax.Array, weight: jax.Array) -> str:
     """The default, or plain JAX for images that the kernels cannot address."""
     name = default_implementation()
     if name == "triton":
-        from kernels import deform_conv_triton
-
-        elements = deform_conv_triton.elements(x.shape, offset.shape, weight.shape)
-        if elements > deform_conv_triton.MOST_ELEMENTS:
+        elements = blocks.elements(x.shape, offset.shape, weight.shape)
+        if elements > blocks.MOST_ELEMENTS:
             _log_too_large(elements)
             return "xla"
     return name

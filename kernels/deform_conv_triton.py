@@ -18,74 +18,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-TAPS = 9
-SMALLEST_DOT = 16
-# Chosen by compiling the layers of RRSR ahead of time for an H200. These spill no registers, except 216 bytes in the forward
-# kernel at 64 channels; 4 warps or 64 pixels spill more. Not measured on a device yet.
-PIXEL_BLOCK = 32
-WARPS = 8
+from kernels import blocks
+from kernels.blocks import TAPS, Choice
+
 PIPELINE_DEPTH = 1  # Triton's `num_stages`; more runs out of shared memory
-MOST_ELEMENTS = 2**31 - 1  # of an array that a kernel addresses: indices are int32
-
-
-class _Plan(NamedTuple):
-    """Static sizes: of the operation, and of its blocks."""
-
-    n: int
-    height: int
-    width: int
-    out_height: int
-    out_width: int
-    groups: int
-    channels: int  # of a group
-    out_channels: int
-    stride: int = 1
-    padding: int = 1
-    dilation: int = 1
-    interpret: bool = False
-
-    @property
-    def pixels(self) -> int:
-        return self.n * self.out_height * self.out_width
-
-    @property
-    def channel_block(self) -> int:  # all channels of a group
-        return pl.next_power_of_2(self.channels)
-
-    @property
-    def group_block(self) -> int:  # makes 64 channels a block, and at least the 16 that a dot product needs
-        most = max(64 // self.channel_block, SMALLEST_DOT // self.channel_block, 1)
-        return min(most, max(pl.next_power_of_2(self.groups), SMALLEST_DOT // self.channel_block))
-
-    @property
-    def group_blocks(self) -> int:
-        return pl.cdiv(self.groups, self.group_block)
-
-    @property
-    def out_block(self) -> int:
-        return min(64, max(SMALLEST_DOT, pl.next_power_of_2(self.out_channels)))
-
-    @property
-    def padded(self) -> tuple[int, int, int]:
-        """Pixels, groups and output channels, rounded up to whole blocks. Kernels write all of them, so stores need no mask."""
-        return (
-            pl.cdiv(self.pixels, PIXEL_BLOCK) * PIXEL_BLOCK,
-            pl.cdiv(self.groups, self.group_block) * self.group_block,
-            pl.cdiv(self.out_channels, self.out_block) * self.out_block,
-        )
-
-    @property
-    def elements(self) -> int:
-        """Of the largest array that a kernel addresses."""
-        pixels, groups, outs = self.padded
-        features = self.n * self.height * self.width * self.groups * self.channels
-        partial = self.slices * TAPS * groups * self.channel_block * outs
-        return max(features, pixels * groups * TAPS * 2, pixels * outs, partial)
-
-    @property
-    def slices(self) -> int:
-        """Number of slices of the pixels, for the gradient of the weights."""
-        return min(64, pl.cdiv(self.pixels, PIXEL_BLOCK))
 
 
 def sample_and_multiply(
@@ -98,22 +34,25 @@ def sample_and_multiply(
     padding: int,
     dilation: int,
     interpret: bool = False,
+    choice: Choice | None = None,
 ) -> jax.Array:
     """`modulated_deform_conv` without the bias, in float32; see there for shapes. `interpret` runs on any device, slowly.
+    `choice` takes the place of that of `blocks_for`.
 
     A batch that int32 indices cannot address is split.
 
     Raises:
       ValueError: one image alone is too large for them.
     """
-    plan = _plan(x.shape, offset.shape, weight.shape)
-    plan = plan._replace(stride=stride, padding=padding, dilation=dilation, interpret=interpret)
-    images = _images_at_once(plan)
+    plan = blocks.plan(x.shape, offset.shape, weight.shape)
+    choice = choice or blocks.blocks_for(x.shape[-1], str(x.dtype))
+    plan = plan._replace(stride=stride, padding=padding, dilation=dilation, interpret=interpret, choice=choice)
+    images = blocks.images_at_once(plan)
     if images == plan.n:
         return _sample_and_multiply(plan, x, offset, mask, weight)
     if not images:
         raise ValueError(
-            f"implementation 'triton': at most {MOST_ELEMENTS:,} elements can be addressed, one image takes "
+            f"implementation 'triton': at most {blocks.MOST_ELEMENTS:,} elements can be addressed, one image takes "
             f"{plan._replace(n=1).elements:,}; leave the implementation None, or name 'xla'"
         )
 
@@ -124,25 +63,11 @@ def sample_and_multiply(
     return jnp.concatenate([part(start) for start in range(0, plan.n, images)])
 
 
-def elements(x: tuple[int, ...], offset: tuple[int, ...], weight: tuple[int, ...]) -> int:
-    """Size of the largest array that a kernel addresses for one image, from the shapes of the arguments."""
-    return _plan(x, offset, weight)._replace(n=1).elements
-
-
-def _plan(x: tuple[int, ...], offset: tuple[int, ...], weight: tuple[int, ...]) -> _Plan:
-    (n, height, width, channels), (_, out_height, out_width, groups, _, _) = x, offset
-    return _Plan(n, height, width, out_height, out_width, groups, channels // groups, weight[-1])
-
-
-def _images_at_once(plan: _Plan) -> int:
-    """The largest part of the batch that can be addressed."""
-    return next((n for n in range(plan.n, 0, -1) if plan._replace(n=n).elements <= MOST_ELEMENTS), 0)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sample_and_multiply(plan, x, offset, mask, weight):
+    plan = plan.of("forward")
     pixels, _, outs = plan.padded
-    grid = (pixels // PIXEL_BLOCK, outs // plan.out_block)
+    grid = (pixels // plan.blocks.pixels, outs // plan.out_block)
     (out,) = _call(_forward_kernel, plan, grid, [(pixels, outs)], (x, offset, mask, weight))
     out = out.reshape(pixels, outs)[: plan.pixels, : plan.out_channels]
     return out.reshape(plan.n, plan.out_height, plan.out_width, plan.out_channels)
@@ -154,15 +79,20 @@ def _forward(plan, x, offset, mask, weight):
 
 def _backward(plan, residuals, d_out):
     x, offset, mask, weight = residuals
-    pixels, groups, outs = plan.padded
+    plan = plan.of("data")
+    pixels, groups, _ = plan.padded
     d_x, d_offset, d_mask = _call(
         _data_kernel,
         plan,
-        (pixels // PIXEL_BLOCK, plan.group_blocks),
+        (pixels // plan.blocks.pixels, plan.group_blocks),
         [(x.size,), (pixels, groups, TAPS, 2), (pixels, groups, TAPS)],
         (x, offset, mask, weight, d_out, jnp.zeros(x.size, jnp.float32)),
         input_output_aliases={5: 0},
     )
+    d_offset = d_offset.reshape(pixels, groups, TAPS, 2)[: plan.pixels, : plan.groups]
+    d_mask = d_mask.reshape(pixels, groups, TAPS)[: plan.pixels, : plan.groups]
+    plan = plan.of("weight")
+    _, groups, outs = plan.padded
     (partial,) = _call(
         _weight_kernel,
         plan,
@@ -172,8 +102,6 @@ def _backward(plan, residuals, d_out):
     )
     partial = partial.reshape(plan.slices, TAPS, groups, plan.channel_block, outs)
     d_weight = partial.sum(0)[:, : plan.groups, : plan.channels, : plan.out_channels]
-    d_offset = d_offset.reshape(pixels, groups, TAPS, 2)[: plan.pixels, : plan.groups]
-    d_mask = d_mask.reshape(pixels, groups, TAPS)[: plan.pixels, : plan.groups]
     pairs = zip((d_x, d_offset, d_mask, d_weight), (x, offset, mask, weight), strict=True)
     return tuple(gradient.reshape(a.shape).astype(a.dtype) for gradient, a in pairs)
 
@@ -188,7 +116,7 @@ def _call(kernel, plan, grid, out_shapes, arrays, **options):
         grid=grid,
         out_shape=[jax.ShapeDtypeStruct((math.prod(shape),), jnp.float32) for shape in out_shapes],
         interpret=plan.interpret,
-        compiler_params=plt.CompilerParams(num_warps=WARPS, num_stages=PIPELINE_DEPTH),
+        compiler_params=plt.CompilerParams(num_warps=plan.blocks.warps, num_stages=PIPELINE_DEPTH),
         name="deform_conv" + kernel.__name__,
         **options,
     )(*(array.ravel() for array in arrays))
@@ -265,7 +193,7 @@ def _dot(a, b, dtype):
 
 
 def _forward_kernel(plan, x_ref, offset_ref, mask_ref, weight_ref, out_ref):
-    pixel = pl.program_id(0) * PIXEL_BLOCK + jnp.arange(PIXEL_BLOCK)
+    pixel = pl.program_id(0) * plan.blocks.pixels + jnp.arange(plan.blocks.pixels)
     out = pl.program_id(1) * plan.out_block + jnp.arange(plan.out_block)
 
     def step(i, total):
@@ -273,10 +201,10 @@ def _forward_kernel(plan, x_ref, offset_ref, mask_ref, weight_ref, out_ref):
         group = first * plan.group_block + jnp.arange(plan.group_block)
         block = _positions(plan, pixel, group, tap, offset_ref, mask_ref)
         corners = [corner for corner, _, _ in _corners(plan, block, group, x_ref)]
-        column = (_interpolate(block, corners) * block.mask).reshape(PIXEL_BLOCK, -1)
+        column = (_interpolate(block, corners) * block.mask).reshape(plan.blocks.pixels, -1)
         return total + _dot(column, _weights(plan, group, tap, out, weight_ref), x_ref.dtype)
 
-    zero = jnp.zeros((PIXEL_BLOCK, plan.out_block), jnp.float32)
+    zero = jnp.zeros((plan.blocks.pixels, plan.out_block), jnp.float32)
     total = jax.lax.fori_loop(0, TAPS * plan.group_blocks, step, zero)
     plt.store(out_ref.at[pixel[:, None] * plan.padded[2] + out[None]], total)
 
@@ -288,7 +216,7 @@ def _load_d_out(plan, pixel, out, d_out_ref):
 
 
 def _data_kernel(plan, x_ref, offset_ref, mask_ref, weight_ref, d_out_ref, _, d_x_ref, d_offset_ref, d_mask_ref):
-    pixel = pl.program_id(0) * PIXEL_BLOCK + jnp.arange(PIXEL_BLOCK)
+    pixel = pl.program_id(0) * plan.blocks.pixels + jnp.arange(plan.blocks.pixels)
     group = pl.program_id(1) * plan.group_block + jnp.arange(plan.group_block)
 
     def step(tap, carry):
@@ -297,9 +225,9 @@ def _data_kernel(plan, x_ref, offset_ref, mask_ref, weight_ref, d_out_ref, _, d_
             w = _weights(plan, group, tap, out, weight_ref)
             return total + _dot(_load_d_out(plan, pixel, out, d_out_ref), w.T, x_ref.dtype)
 
-        shape = (PIXEL_BLOCK, plan.group_block * plan.channel_block)
+        shape = (plan.blocks.pixels, plan.group_block * plan.channel_block)
         d_column = jax.lax.fori_loop(0, pl.cdiv(plan.out_channels, plan.out_block), add, jnp.zeros(shape, jnp.float32))
-        d_column = d_column.reshape(PIXEL_BLOCK, plan.group_block, plan.channel_block)
+        d_column = d_column.reshape(plan.blocks.pixels, plan.group_block, plan.channel_block)
         block = _positions(plan, pixel, group, tap, offset_ref, mask_ref)
         fetched = list(_corners(plan, block, group, x_ref))
         a, b, c, d = (corner for corner, _, _ in fetched)
@@ -332,17 +260,17 @@ def _weight_kernel(plan, x_ref, offset_ref, mask_ref, d_out_ref, partial_ref):
     group = first * plan.group_block + jnp.arange(plan.group_block)
     out = pl.program_id(1) * plan.out_block + jnp.arange(plan.out_block)
     part = pl.program_id(2)
-    blocks = pl.cdiv(pl.cdiv(plan.pixels, PIXEL_BLOCK), plan.slices)
+    rounds = pl.cdiv(pl.cdiv(plan.pixels, plan.blocks.pixels), plan.slices)
 
     def step(i, total):
-        pixel = (part * blocks + i) * PIXEL_BLOCK + jnp.arange(PIXEL_BLOCK)
+        pixel = (part * rounds + i) * plan.blocks.pixels + jnp.arange(plan.blocks.pixels)
         block = _positions(plan, pixel, group, tap, offset_ref, mask_ref)
         corners = [corner for corner, _, _ in _corners(plan, block, group, x_ref)]
-        column = (_interpolate(block, corners) * block.mask).reshape(PIXEL_BLOCK, -1)
+        column = (_interpolate(block, corners) * block.mask).reshape(plan.blocks.pixels, -1)
         return total + _dot(column.T, _load_d_out(plan, pixel, out, d_out_ref), x_ref.dtype)
 
     zero = jnp.zeros((plan.group_block * plan.channel_block, plan.out_block), jnp.float32)
-    total = jax.lax.fori_loop(0, blocks, step, zero).reshape(plan.group_block, plan.channel_block, plan.out_block)
+    total = jax.lax.fori_loop(0, rounds, step, zero).reshape(plan.group_block, plan.channel_block, plan.out_block)
     channel = jnp.arange(plan.channel_block)[None, :, None]
     g, o = group[:, None, None], out[None, None, :]
     row = ((part * TAPS + tap) * plan.padded[1] + g) * plan.channel_block + channel

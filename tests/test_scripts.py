@@ -198,3 +198,45 @@ def test_the_image_starts_the_program():
     assert images == tags == {"rrsr_jax:cuda12", "rrsr_jax:tpu"}
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert not {"rrsr_jax", "kernels", "configs", "setup.cfg", "pyproject.toml", "README.md"} & set(ignored)
+
+
+# Takes the place of `python3`: notes its arguments, writes figures, and says that the kernels are wrong here.
+PRETENDED = """#!/usr/bin/env bash
+echo "$@" >> calls
+case "$1" in -) exec "$PYTHON" "$@" ;; esac
+figures='{"about": {"device": "a GPU"}, "rows": [{"a": 1.23456, "b": "c"}]}'
+for argument in "$@"; do
+    case "$argument" in --json=*) echo "$figures" > "${argument#--json=}" ;; esac
+done
+case "$*" in *default_implementation*) exit 1 ;; esac
+"""
+
+
+def test_the_day_on_a_gpu(tmp_path):
+    program = tmp_path / "programs/python3"
+    program.parent.mkdir()
+    program.write_text(PRETENDED.replace(">> calls", f">> {tmp_path}/calls"))
+    program.chmod(0o755)
+
+    def day(status, **environment):
+        script, environment = ROOT / "kernels/gpu_day.sh", {"PYTHON": sys.executable} | environment
+        process = start(script, "out", folder=program.parent, cwd=tmp_path, **environment)
+        said = process.communicate(timeout=100)[0]
+        assert process.returncode == status, said
+        return said, (tmp_path / "calls").read_text()
+
+    said, calls = day(1)
+    assert "selfcheck: FAILED with status 1" in said
+    commands = re.findall(r"^-m (\S+).*$", calls, re.MULTILINE)
+    bench = ["kernels.bench", *["rrsr_jax.experiments.bench"] * 2]
+    assert commands == ["pytest", *bench, *bench, "kernels.tune"]
+    content = json.loads((tmp_path / "out/gpu.json").read_text())
+    assert content["failed"] == ["selfcheck"]
+    tables = (tmp_path / "out/gpu.md").read_text()
+    for name in ("kernels_float32", "step_bfloat16", "inference_float32", "blocks"):
+        assert content["parts"][name]["rows"] == [{"a": 1.23456, "b": "c"}]
+        assert f"## {name}\n\ndevice a GPU\n\n| a | b |\n| --- | --- |\n| 1.23 | c |" in tables
+    (tmp_path / "calls").unlink()
+    _, calls = day(0, ONLY="blocks")
+    assert re.findall(r"^-m (\S+)", calls, re.MULTILINE) == ["kernels.tune"]
+    assert len(json.loads((tmp_path / "out/gpu.json").read_text())["parts"]) == len(content["parts"])

@@ -5,7 +5,9 @@ backward, update) on 160 x 160. `inference`: 128 x 128 to 512 x 512 with a 512 x
 one reference of that size, and with five as a list. `match`: the patch search of `inference` alone, exact, in bfloat16 and
 coarse-to-fine, and a PyTorch one of unfolded patches where PyTorch is installed. `data`: the input pipeline on prepared pairs as
 in CUFED (PNG records, augmentation, warp, both downsamplings), training samples per second of processor time, which is per core.
-A single convolution (64 channels, 160 x 160, 1.9 GFLOP) is timed first and last, as a measure of the machine.
+A single convolution (64 channels, 160 x 160, 1.9 GFLOP) is timed first and last, as a measure of the machine. Where PyTorch is
+installed, its convolution of that size is timed in turns with it. A time in units of that one (`units`) can be compared between
+machines, and with other programs.
 """
 
 import argparse
@@ -95,12 +97,31 @@ def rows(functions: dict[str, Timed], repeats: int = 3) -> list[dict[str, Any]]:
     ]
 
 
-def convolution() -> float:
-    """Seconds of a 3x3 convolution, 64 to 64 channels, 160 x 160."""
+def convolutions() -> dict[str, float]:
+    """Seconds of a 3x3 convolution, 64 to 64 channels, 160 x 160, float32: `jax`, and `torch` where PyTorch is installed."""
     x, w = jnp.ones((1, 160, 160, 64)), jnp.ones((3, 3, 64, 64))
     dims = ("NHWC", "HWIO", "NHWC")
-    f = timed(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=dims), x, w)
-    return in_turns({"": f}, 10)[""]
+    f = {"jax": timed(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=dims), x, w)}
+    if importlib.util.find_spec("torch"):
+        f["torch"] = torch_convolution()
+    return in_turns(f, 10)
+
+
+def torch_convolution() -> Timed:
+    """The same with PyTorch, in its default layout (NCHW)."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(device)
+    x = torch.ones(1, 64, 160, 160, device=device)
+
+    def run():
+        with torch.no_grad():
+            layer(x)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return Timed(run)
 
 
 def images(rng: np.random.Generator, size: int, batch: int = 1) -> np.ndarray:
@@ -237,18 +258,25 @@ def measure(config: ConfigDict, options: argparse.Namespace) -> None:
         raise InputError(f"--{unknown[0]}: the model {config.model.name} has no field {unknown[0]}")
     config.model.update(changes)
     about = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "jax": jax.__version__}
-    about |= {"model": config.model.name, "batch": options.batch, **changes, "convolution": convolution()}
+    about |= {"model": config.model.name, "batch": options.batch, **changes, **_named(convolutions())}
     print(", ".join(f"{k} {v:.2g} s" if isinstance(v, float) else f"{k} {v}" for k, v in about.items()), flush=True)
     measured = []
     for name in options.part or PARTS:
         for row in PARTS[name](config, np.random.default_rng(0), options.batch):
+            if "seconds" in row and "torch_convolution" in about:
+                row["units"] = row["seconds"] / about["torch_convolution"]
             measured.append(row)
             values = {k: v for k, v in row.items() if v is not None}
             print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in values.items()), flush=True)
-    about["convolution_after"] = convolution()
-    print(f"convolution {about['convolution_after']:.2g} s")
+    after = {f"{name}_after": seconds for name, seconds in _named(convolutions()).items()}
+    print(", ".join(f"{name} {seconds:.2g} s" for name, seconds in after.items()))
+    about |= after
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps({"about": about, "rows": measured}, indent=1))
+
+
+def _named(seconds: dict[str, float]) -> dict[str, float]:
+    return {("" if name == "jax" else f"{name}_") + "convolution": value for name, value in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from jax.test_util import check_grads
 
 import kernels
-from kernels import default_implementation, deform_conv, deform_conv_triton, modulated_deform_conv
+from kernels import blocks, default_implementation, deform_conv, modulated_deform_conv
 from tests.helpers import relative_error
 
 ARGUMENTS = ("x", "offset", "mask", "weight", "bias")
@@ -254,14 +254,14 @@ def shapes_of(n, size, channels, groups=8):
 )
 def test_what_32_bit_indices_can_address(n, size, channels, images):
     x, offset, _, weight, _ = (a.shape for a in shapes_of(n, size, channels))
-    assert deform_conv_triton._images_at_once(deform_conv_triton._plan(x, offset, weight)) == images
-    assert (deform_conv_triton.elements(x, offset, weight) < 2**31) == (images > 0)
+    assert blocks.images_at_once(blocks.plan(x, offset, weight)) == images
+    assert (blocks.elements(x, offset, weight) < 2**31) == (images > 0)
 
 
 def test_features_count_as_well():
     """A reference may be larger than the output: at 2048 x 2048 x 64, 2^31 numbers in eight images."""
-    plan = deform_conv_triton._plan((9, 2048, 2048, 64), (9, 16, 16, 8, 9, 2), (3, 3, 64, 64))
-    assert deform_conv_triton._images_at_once(plan) == 7
+    plan = blocks.plan((9, 2048, 2048, 64), (9, 16, 16, 8, 9, 2), (3, 3, 64, 64))
+    assert blocks.images_at_once(plan) == 7
 
 
 def test_a_batch_that_cannot_be_addressed_is_split(monkeypatch):
@@ -272,11 +272,11 @@ def test_a_batch_that_cannot_be_addressed_is_split(monkeypatch):
         return y, *vjp(y)
 
     expected = results()
-    one = deform_conv_triton.elements(*(inputs[name].shape for name in ("x", "offset", "weight")))
-    monkeypatch.setattr(deform_conv_triton, "MOST_ELEMENTS", 2 * one)
+    one = blocks.elements(*(inputs[name].shape for name in ("x", "offset", "weight")))
+    monkeypatch.setattr(blocks, "MOST_ELEMENTS", 2 * one)
     for a, b in zip(results(), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr(deform_conv_triton, "MOST_ELEMENTS", one - 1)
+    monkeypatch.setattr(blocks, "MOST_ELEMENTS", one - 1)
     with pytest.raises(ValueError, match=f"at most {one - 1:,} elements can be addressed, one image takes {one:,}"):
         results()
 
