@@ -247,6 +247,7 @@ def _lines(problems) -> str:
     return "\n".join(f"  {problem}" for problem in problems)
 
 
+@exit_on_error(interrupted="no unfinished dataset is left")
 def main(arguments: list[str] | None = None) -> None:
     """Prepares a dataset and says what was done; bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -261,16 +262,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tile", type=int, default=0, metavar="N", help="cut photographs into pieces of N x N pixels")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
-    with exit_on_error(interrupted="nothing is prepared"):
-        outcome = prepare(
-            options.dataset,
-            options.source,
-            options.data_dir,
-            count=options.count,
-            skip_bad=options.skip_bad,
-            smallest=options.smallest,
-            tile=options.tile,
-        )
+    outcome = prepare(
+        options.dataset,
+        options.source,
+        options.data_dir,
+        count=options.count,
+        skip_bad=options.skip_bad,
+        smallest=options.smallest,
+        tile=options.tile,
+    )
     print(report(options.dataset, outcome).encode(errors="backslashreplace").decode())
 
 

@@ -206,6 +206,7 @@ def data(config: ConfigDict, rng: np.random.Generator, batch_size: int) -> list[
 PARTS = {"step": step, "inference": inference, "cufed5": cufed5, "match": match, "data": data}
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints one line per row; bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(
@@ -220,11 +221,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", help="a config of stage rec, FILE or FILE:ROW, instead of RRSR's published one")
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args(argv)
-    with exit_on_error():
-        config = config_files.load(options.config) if options.config else published_config()
-        if options.config:
-            config_checks.check(config)
-        measure(config, options)
+    config = config_files.load(options.config) if options.config else published_config()
+    if options.config:
+        config_checks.check(config)
+    measure(config, options)
 
 
 def measure(config: ConfigDict, options: argparse.Namespace) -> None:

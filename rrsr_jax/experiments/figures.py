@@ -39,6 +39,7 @@ from rrsr_jax.workdir.state import eval_params
 SMALLEST_LR = 3  # pixels a side: one patch of the matching
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line. Bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(
@@ -58,10 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
-    with exit_on_error():
-        out = options.out or options.workdir / "figures"
-        with lock.only_writer(out / lock.NAME, f"--out={out}"):
-            draw_figures(options.workdir, out, options)
+    out = options.out or options.workdir / "figures"
+    with lock.only_writer(out / lock.NAME, f"--out={out}"):
+        draw_figures(options.workdir, out, options)
 
 
 def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Namespace) -> None:

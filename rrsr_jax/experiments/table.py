@@ -55,6 +55,7 @@ TIMED_FIELDS = (
 MOST_SEEDS, MOST_MINUTES = 1_000, 1_000_000
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Bad input ends with a message and exit status 2 before anything runs, a failed run with 1 after all others."""
     parser = argparse.ArgumentParser(
@@ -71,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="of training for each run, instead of its config's steps")
     options = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # the accelerator belongs to the runs
-    with exit_on_error():
-        failed = run_list(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
+    failed = run_list(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
     if failed:
         print(f"error: {len(failed)} run(s) failed, see above: {', '.join(map(str, failed))}", file=sys.stderr)
         sys.exit(1)

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app
 from PIL import Image
 
 from rrsr_jax import main, upscale
@@ -67,8 +65,7 @@ class Nearest:
 
 def run_main(*arguments: str) -> None:
     """`python -m rrsr_jax.main` with these arguments; only in a fork."""
-    sys.argv = main._config_first(["main", *arguments])  # ml_collections looks for overrides there
-    app.run(main.main, flags_parser=main.parse)
+    main.run(["main", *arguments])
 
 
 def checksums(folder: pathlib.Path, leave_out: Sequence[str] = ()) -> dict[str, Any]:
