@@ -231,16 +231,20 @@ def _list(cls, source: pathlib.Path, count: int | None) -> Listing:
 def _staging(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     """A folder to work in, on the disk of `data_dir`. It is removed at the end, or by the next call if this process is killed."""
     folder = inside(data_dir, ".preparing", name.replace("/", "-"))
-    with lock.only_writer(lock.beside(folder), f"--dataset={name} in --data_dir={data_dir}"):
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            folder.mkdir()
-        except OSError as error:
-            raise InputError(f"--data_dir={data_dir}: a writable folder expected ({error})") from error
-        try:
-            yield folder
-        finally:
+    try:
+        with lock.only_writer(lock.beside(folder), f"--dataset={name} in --data_dir={data_dir}"):
             shutil.rmtree(folder, ignore_errors=True)
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise InputError(f"--data_dir={data_dir}: a writable folder expected ({error})") from error
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty: other datasets are being prepared
+            folder.parent.rmdir()
 
 
 def _lines(problems) -> str:
