@@ -201,6 +201,7 @@ def main() -> int:
     options = parser.parse_args()
     base = (options.folder or pathlib.Path(tempfile.mkdtemp())).absolute()
     base.mkdir(parents=True, exist_ok=True)
+    works.share_cache(base)
     shares = sum(SHARES[area] for area in options.areas)
     counts = {area: max(1, round(options.count * SHARES[area] / shares)) for area in options.areas}
     names = options.only or [f"{area}:{options.seed}:{i}" for area, count in counts.items() for i in range(count)]

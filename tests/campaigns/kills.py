@@ -58,9 +58,14 @@ class Campaign:
         self._asked = self._stopped = 0  # once, at any moment, to stop
 
     def whole(self) -> None:
-        """Runs the work undisturbed; twice, so that nothing has to be compiled any more."""
+        """Runs the work undisturbed, unless that was done here before; twice, so that nothing has to be compiled any more."""
+        folder = self._base / "whole" / self.name
+        note = folder.with_name(f"{self.name}.json")
+        if note.exists():
+            self._outcome, names, self._duration = json.loads(note.read_text())
+            self._names = set(names)
+            return
         for _ in range(2):
-            folder = self._base / "whole" / self.name
             shutil.rmtree(folder, ignore_errors=True)
             begun, (process, _) = time.monotonic(), self._start(folder)
             ended = process.wait()
@@ -68,6 +73,7 @@ class Campaign:
             if ended.status:
                 sys.exit(f"{self.name}, left alone, ended with status {ended.status}:\n{ended.err}")
         self._outcome, self._names = self._work.outcome(folder), works.names(folder)
+        note.write_text(json.dumps([self._outcome, sorted(self._names), self._duration]))
 
     def kill(self, count: int) -> None:
         """Kills as often."""
@@ -175,6 +181,7 @@ def main() -> int:
     options = parser.parse_args()
     base = (options.folder or pathlib.Path(tempfile.mkdtemp())).absolute()
     base.mkdir(parents=True, exist_ok=True)
+    works.share_cache(base)
     available, shares, campaigns = works.works(base), sum(SHARES[name] for name in options.works), []
     wanted = {*options.works, *(works.SOURCES[name] for name in options.works if name in works.SOURCES)}
     for name in (name for name in available if name in wanted):

@@ -28,8 +28,6 @@ from tests.helpers import noise, write
 
 CONFIG = pathlib.Path(tiny.__file__)
 PAIRS = 40  # that are prepared
-# One compilation cache, which all runs share.
-CACHED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Work(NamedTuple):
@@ -73,9 +71,9 @@ def run_main(*arguments: str) -> None:
 
 
 def names(folder: pathlib.Path) -> set[str]:
-    """All paths in a folder. TensorBoard's are left out: a run writes one file each time that it is started."""
+    """All paths in a folder, but for what is in a checkpoint (Orbax's names are random) or TensorBoard's (a file each start)."""
     found = (path.relative_to(folder) for path in folder.rglob("*"))
-    return {str(path) for path in found if "tensorboard" not in path.parts}
+    return {str(path) for path in found if "tensorboard" not in path.parts and "checkpoints" not in path.parts[:-2]}
 
 
 def checksums(folder: pathlib.Path, leave_out: Sequence[str] = ()) -> dict[str, Any]:
@@ -95,8 +93,17 @@ def checksums(folder: pathlib.Path, leave_out: Sequence[str] = ()) -> dict[str, 
 
 
 def variables(base: pathlib.Path) -> dict[str, str]:
-    """The environment of all commands of a campaign in `base`."""
-    return CACHED | {"JAX_COMPILATION_CACHE_DIR": str(base / "cache"), "HOME": str(base)}
+    """The environment of all commands of a campaign in `base`. They share one compilation cache, see `share_cache`."""
+    return {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(base)}
+
+
+def share_cache(base: pathlib.Path) -> None:
+    """All processes that are forked from now on keep compiled programs in `base/cache`.
+
+    JAX reads the variables of the environment when it is imported, so in a fork they come too late.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(base / "cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def works(base: pathlib.Path) -> dict[str, Work]:
