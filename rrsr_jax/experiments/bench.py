@@ -34,6 +34,7 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.models.matching import match_patches
 from rrsr_jax.models.search import match_patches_coarse_to_fine
 from rrsr_jax.training.step import create_state, make_mesh, make_train_step, place
+from rrsr_jax.workdir.files import write_atomically
 
 # Sides of the images, in pixels.
 SIZES = {"step": 160, "inference": 512, "cufed5": 500}
@@ -248,7 +249,7 @@ def measure(config: ConfigDict, options: argparse.Namespace) -> None:
     about["convolution_after"] = convolution()
     print(f"convolution {about['convolution_after']:.2g} s")
     if options.json:
-        pathlib.Path(options.json).write_text(json.dumps({"about": about, "rows": measured}, indent=1))
+        write_atomically(pathlib.Path(options.json), json.dumps({"about": about, "rows": measured}, indent=1))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ import jax
 from rrsr_jax import models
 from rrsr_jax.console import StopRequest, exit_on_error
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation.results import move_aside
 from rrsr_jax.experiments import runs
 from rrsr_jax.experiments.comparison import collect, markdown
 from rrsr_jax.experiments.runs import Run
@@ -83,6 +84,8 @@ def run_list(
 ) -> list[pathlib.Path]:
     """Runs what is not finished, writes `table.json` after each run, and prints the table; returns the failed runs' workdirs.
 
+    A table of another list in that folder is moved aside first.
+
     Arguments as on the command line, see `main`; None for `minutes` keeps the configs' steps.
 
     Raises:
@@ -134,11 +137,26 @@ def _run_all(
         began = time.monotonic()
         status = runs.execute(run, stop.received, held)
         durations.append(time.monotonic() - began)
-        write_atomically(workdir / "table.json", json.dumps(collect(planned), indent=2))
+        table = workdir / "table.json"
+        if _has_others(table, planned):
+            move_aside(table)
+        write_atomically(table, json.dumps(collect(planned), indent=2))
         if not stop.received() and not runs.finished_results(run):
             failed.append(run.workdir)
             _say(f"{what} failed with exit status {status}; its files are in {run.workdir}")
     return failed
+
+
+def _has_others(table: pathlib.Path, planned: Sequence[Run]) -> bool:
+    """Whether a table has rows or seeds of another list."""
+    here = {(run.name, str(run.config.seed)) for run in planned}
+    try:
+        there = {(name, seed) for name, entry in json.loads(table.read_text()).items() for seed in entry["seeds"]}
+    except FileNotFoundError:
+        return False
+    except (ValueError, AttributeError, KeyError, TypeError):  # not one of ours
+        return True
+    return not there <= here
 
 
 def _share_time(

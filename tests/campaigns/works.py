@@ -204,8 +204,14 @@ def _print_arrays(workdir: pathlib.Path) -> None:
 
 
 def _evaluation(base: pathlib.Path) -> Work:
-    def kept(folder: pathlib.Path) -> int:
+    def seen(folder: pathlib.Path) -> int:
         return len(list((folder / "run/eval").rglob("*.png")))
+
+    def kept(folder: pathlib.Path) -> int:
+        for path in (folder / "run/eval").rglob("*.png"):
+            with Image.open(path) as image:
+                image.load()
+        return seen(folder)
 
     def inputs(folder: pathlib.Path) -> None:
         run = base / "whole" / "single_image" / "run"
@@ -216,7 +222,7 @@ def _evaluation(base: pathlib.Path) -> Work:
         functools.partial(run_main, "--mode=eval", "--workdir=run", "--config.eval.crops=40", "--config.eval.sheets=2"),
         inputs,
         kept,
-        kept,
+        seen,
         lambda folder: checksums(folder / "run", ("checkpoints", "lock", ".lock")),
         ("run/eval/embedded/images.csv", "run/*.tmp", "run/eval/*/*.tmp"),
     )
