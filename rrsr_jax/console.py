@@ -4,6 +4,7 @@ JAX takes a second to import; a command that ends before it computes does withou
 """
 
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import tqdm
 
@@ -45,6 +46,7 @@ def exit_on_error(interrupted: str = "what is complete stays") -> Iterator[None]
     """
     _escape_what_cannot_be_printed()
     sys.unraisablehook = _print_unraisable
+    sys.excepthook = functools.partial(_print_uncaught, interrupted)
     Interrupt.sent = False
     with _interrupted_by_signals():
         try:
@@ -57,12 +59,16 @@ def exit_on_error(interrupted: str = "what is complete stays") -> Iterator[None]
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(message, file=sys.stderr)
     if Interrupt.sent:
-        # Without the usual end of an interpreter, in which XLA may crash after it was interrupted.
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
+        _exit(status)
     sys.exit(status)
+
+
+def _exit(status: int) -> NoReturn:
+    """Without the usual end of an interpreter, in which XLA may crash after it was interrupted."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _ending(error: BaseException, interrupted: str) -> tuple[str, int]:
@@ -93,6 +99,16 @@ def _print_unraisable(what: Any) -> None:
         threading.current_thread() is threading.main_thread()
     ):  # TensorStore's threads raise theirs where it is waited for
         sys.__unraisablehook__(what)
+
+
+def _print_uncaught(interrupted: str, kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """An exception that nothing caught: an interruption that came on the way into or out of `exit_on_error` is one, too."""
+    if Interrupt.sent or isinstance(error, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        message, status = _ending(error, interrupted)
+        print(message, file=sys.stderr)
+        _exit(status)
+    sys.__excepthook__(kind, error, trace)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ SMALLEST_LR, SMALLEST_REF = 16, 64  # pixels a side, if sizes are symbolic
 Size = tuple[int, int]  # height, width
 
 
+@exit_on_error(interrupted="no unfinished file is left")
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line. Bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(
@@ -53,15 +54,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if (options.size is None) != (options.ref_size is None):
         parser.error("--size and --ref-size: both or none expected, got one")
-    with exit_on_error(interrupted=f"{options.out} is unchanged"):
-        _check_target(options.out, options.force)
-        loaded = released.load(options.weights)
-        sizes = None if options.size is None else (options.size, options.ref_size)
-        exported = export_network(
-            loaded.model, loaded.params, sizes=sizes, dtype=options.dtype, platforms=options.platforms
-        )
-        content = exported.serialize(vjp_order=0)
-        write_atomically(options.out, content)
+    _check_target(options.out, options.force)
+    loaded = released.load(options.weights)
+    sizes = None if options.size is None else (options.size, options.ref_size)
+    exported = export_network(
+        loaded.model, loaded.params, sizes=sizes, dtype=options.dtype, platforms=options.platforms
+    )
+    content = exported.serialize(vjp_order=0)
+    write_atomically(options.out, content)
     print(f"{options.out}: {loaded.name}, {signature(exported)}, for {', '.join(exported.platforms)}")
     print(f"{len(content) / 1e6:.1f} MB; call it with jax.export.deserialize(FILE_CONTENT).call(lr, ref)")
 

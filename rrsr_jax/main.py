@@ -11,6 +11,7 @@ import pathlib
 import re
 import socket
 import sys
+from collections.abc import Sequence
 
 import jax
 from absl import app, flags, logging
@@ -160,6 +161,12 @@ def _with_config(argv: list[str]) -> tuple[list[str], str]:
     return [argv[0], f"--config={config}", *argv[1:]], config
 
 
-if __name__ == "__main__":
-    sys.argv = _config_first(sys.argv)
+@exit_on_error()
+def run(argv: Sequence[str]) -> None:
+    """The command line, the program's name first."""
+    sys.argv = _config_first(list(argv))
     app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    run(sys.argv)

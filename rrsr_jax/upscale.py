@@ -46,6 +46,7 @@ RECORD = "upscaled.jsonl"  # in a folder of results: what each was made from
 EXAMPLE = "example"  # the folder
 
 
+@exit_on_error(interrupted="no unfinished file is left; of a folder, the same command continues")
 def main(argv: Sequence[str] | None = None, upscaler: Callable[..., Any] | None = None) -> None:
     """Runs the command.
 
@@ -66,13 +67,12 @@ def main(argv: Sequence[str] | None = None, upscaler: Callable[..., Any] | None 
 
         return Upscaler(options.weights, search=options.search)
 
-    with exit_on_error(interrupted="no unfinished file is left; of a folder, the same command continues"):
-        if options.example:
-            from rrsr_jax.inference.example import write_example
+    if options.example:
+        from rrsr_jax.inference.example import write_example
 
-            options.input, reference = write_example(pathlib.Path(EXAMPLE))
-            options.ref, options.compare = [reference], True
-        succeeded = (_upscale_folder if options.input.is_dir() else _upscale_one)(options, open_upscaler)
+        options.input, reference = write_example(pathlib.Path(EXAMPLE))
+        options.ref, options.compare = [reference], True
+    succeeded = (_upscale_folder if options.input.is_dir() else _upscale_one)(options, open_upscaler)
     if not succeeded:
         sys.exit(1)
 

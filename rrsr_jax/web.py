@@ -85,6 +85,7 @@ Read = Callable[[pathlib.Path], np.ndarray]  # a file to (H, W, 3) uint8 sRGB
 Job = Callable[[pathlib.Path, Sequence[pathlib.Path], pathlib.Path], Result]  # photo, references, folder for the result
 
 
+@exit_on_error(interrupted="the page is closed")
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line. Bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(
@@ -107,10 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, most in dataclasses.asdict(limits).items():
         if not (most > 0 or (name == "references" and most == 0)):
             parser.error(f"argument --{name.replace('_', '-')}: a number above 0 expected, got {most}")
-    with exit_on_error(interrupted="the page is closed"):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)  # the usual end, which removes the folder of pictures
-        serve(build_page(*upscaling(options.weights), limits), limits, options.host, options.port)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # the usual end, which removes the folder of pictures
+    serve(build_page(*upscaling(options.weights), limits), limits, options.host, options.port)
 
 
 def upscaling(weights: str) -> tuple[Read, Job]:

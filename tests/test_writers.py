@@ -285,6 +285,14 @@ def test_images_are_opened_with_named_formats_everywhere():
     assert decoders == {"decoding.py": 1, "records.py": 1, "augment.py": 1}  # the last one decodes what it encoded
 
 
+def test_files_are_written_whole():
+    """By `write_atomically`; a checkpoint gets its name when all is in it."""
+    for path in (ROOT / "rrsr_jax").rglob("*.py"):
+        written = [name for name, _ in calls(path) if name.endswith((".write_text", ".write_bytes"))]
+        assert not written or path.name == "integrity.py", path
+        assert ".save(path)" not in path.read_text(), path
+
+
 @pytest.mark.parametrize(
     ("path", "command"),
     [

@@ -33,13 +33,6 @@ EMBEDDED_TRAIN = ("astronaut", "rocket", "hubble_deep_field")
 EMBEDDED_TEST = ("chelsea", "coffee")
 
 
-class _StoredImage(tfds.features.Image):
-    """An image of a record. The library would decode whatever OpenCV knows."""
-
-    def decode_example_np(self, example):
-        return records.decode(example)
-
-
 class ImageFolders(tfds.core.GeneratorBasedBuilder):
     """The common part of all datasets. A subclass says which files belong together.
 
@@ -120,9 +113,9 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
         return image, notes
 
     def _info(self):
-        image = _StoredImage(shape=(None, None, 3))
+        image = records.StoredImage(shape=(None, None, 3))
         features = {"name": tfds.features.Text(), "hr": image, "refs": tfds.features.Sequence(image)}
-        return tfds.core.DatasetInfo(
+        return records.LocalInfo(
             builder=self,
             description=type(self).__doc__,
             features=tfds.features.FeaturesDict(features),

@@ -231,22 +231,27 @@ def _list(cls, source: pathlib.Path, count: int | None) -> Listing:
 def _staging(data_dir: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     """A folder to work in, on the disk of `data_dir`. It is removed at the end, or by the next call if this process is killed."""
     folder = inside(data_dir, ".preparing", name.replace("/", "-"))
-    with lock.only_writer(lock.beside(folder), f"--dataset={name} in --data_dir={data_dir}"):
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            folder.mkdir()
-        except OSError as error:
-            raise InputError(f"--data_dir={data_dir}: a writable folder expected ({error})") from error
-        try:
-            yield folder
-        finally:
+    try:
+        with lock.only_writer(lock.beside(folder), f"--dataset={name} in --data_dir={data_dir}"):
             shutil.rmtree(folder, ignore_errors=True)
+            try:
+                folder.mkdir()
+            except OSError as error:
+                raise InputError(f"--data_dir={data_dir}: a writable folder expected ({error})") from error
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty: other datasets are being prepared
+            folder.parent.rmdir()
 
 
 def _lines(problems) -> str:
     return "\n".join(f"  {problem}" for problem in problems)
 
 
+@exit_on_error(interrupted="no unfinished dataset is left")
 def main(arguments: list[str] | None = None) -> None:
     """Prepares a dataset and says what was done; bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -261,16 +266,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tile", type=int, default=0, metavar="N", help="cut photographs into pieces of N x N pixels")
     options = parser.parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
-    with exit_on_error(interrupted="nothing is prepared"):
-        outcome = prepare(
-            options.dataset,
-            options.source,
-            options.data_dir,
-            count=options.count,
-            skip_bad=options.skip_bad,
-            smallest=options.smallest,
-            tile=options.tile,
-        )
+    outcome = prepare(
+        options.dataset,
+        options.source,
+        options.data_dir,
+        count=options.count,
+        skip_bad=options.skip_bad,
+        smallest=options.smallest,
+        tile=options.tile,
+    )
     print(report(options.dataset, outcome).encode(errors="backslashreplace").decode())
 
 

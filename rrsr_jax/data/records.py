@@ -9,12 +9,27 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from rrsr_jax.errors import InputError
 
 PREPARATION = "preparation.json"  # beside the records
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")  # PNG, JPEG
+
+
+class StoredImage(tfds.features.Image):
+    """An image of a record. The library would decode whatever OpenCV knows."""
+
+    def decode_example_np(self, example):
+        return decode(example)
+
+
+class LocalInfo(tfds.core.DatasetInfo):
+    """The description of a dataset that nobody publishes."""
+
+    def initialize_from_bucket(self) -> None:
+        """The library would look for the dataset among its own, and leave a temporary folder behind each time."""
 
 
 def is_storable(raw: bytes) -> bool:

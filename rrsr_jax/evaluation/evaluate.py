@@ -14,10 +14,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import tqdm
-from PIL import Image
 
 from rrsr_jax import SCALE_FACTOR
 from rrsr_jax.console import log
+from rrsr_jax.data import records
 from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality
@@ -149,7 +149,7 @@ def evaluate_set(
                     failed[f"{example['name']}, {reference}"] = (str(error) or type(error).__name__).splitlines()[0]
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(sr).save(path)
+                write_atomically(path, records.png(sr).getvalue())
                 done.add(example["name"], reference, quality(sr, hr, border))
     scores = {reference: done.of(reference, names) for reference in test_set.references}
     counted = sum(len(rows) for rows in scores.values())

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rrsr_jax.data import datasets
+from rrsr_jax.data import datasets, records
 from rrsr_jax.evaluation import drawing, published
 from rrsr_jax.evaluation.drawing import Tile
 from rrsr_jax.evaluation.evaluate import Evaluation
 from rrsr_jax.evaluation.protocols import TestSet, crop_to_multiple
 from rrsr_jax.evaluation.results import Results, SetResult
-from rrsr_jax.workdir.files import inside
+from rrsr_jax.workdir.files import inside, write_atomically
 
 
 def as_text(results: Results) -> str:
@@ -68,7 +68,8 @@ def write_sheets(folder: pathlib.Path, test_set: TestSet, evaluation: Evaluation
             psnr = [score["psnr_y"] for score in scores]
             path = inside(folder, "sheets", f"{name}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
-            _sheet(crop_to_multiple(example["hr"]), ref, bicubic, sr, psnr).save(path)
+            sheet = _sheet(crop_to_multiple(example["hr"]), ref, bicubic, sr, psnr)
+            write_atomically(path, records.png(np.asarray(sheet)).getvalue())
 
 
 def _read(path: pathlib.Path) -> np.ndarray:

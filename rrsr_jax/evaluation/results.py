@@ -100,6 +100,16 @@ def move_aside(path: pathlib.Path) -> None:
     log(f"note: {path} has other results; they are kept as {aside}")
 
 
+def write_file(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file of results. What is there and differs is moved aside first."""
+    content = content.encode() if isinstance(content, str) else content
+    if path.is_file() and path.read_bytes() == content:
+        return
+    if path.exists():
+        move_aside(path)
+    write_atomically(path, content)
+
+
 def flat(results: Results) -> dict[str, float]:
     """All means as {"val/SET/REFERENCE/METRIC": value}."""
     return {

@@ -36,6 +36,7 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.models.matching import match_patches
 from rrsr_jax.models.search import match_patches_coarse_to_fine
 from rrsr_jax.training.step import create_state, make_mesh, make_train_step, place
+from rrsr_jax.workdir.files import write_atomically
 
 # Sides of the images, in pixels.
 SIZES = {"step": 160, "inference": 512, "cufed5": 500}
@@ -227,6 +228,7 @@ def data(config: ConfigDict, rng: np.random.Generator, batch_size: int) -> list[
 PARTS = {"step": step, "inference": inference, "cufed5": cufed5, "match": match, "data": data}
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints one line per row; bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(
@@ -241,11 +243,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", help="a config of stage rec, FILE or FILE:ROW, instead of RRSR's published one")
     parser.add_argument("--json", help="file for the rows")
     options = parser.parse_args(argv)
-    with exit_on_error():
-        config = config_files.load(options.config) if options.config else published_config()
-        if options.config:
-            config_checks.check(config)
-        measure(config, options)
+    config = config_files.load(options.config) if options.config else published_config()
+    if options.config:
+        config_checks.check(config)
+    measure(config, options)
 
 
 def measure(config: ConfigDict, options: argparse.Namespace) -> None:
@@ -272,7 +273,7 @@ def measure(config: ConfigDict, options: argparse.Namespace) -> None:
     print(", ".join(f"{name} {seconds:.2g} s" for name, seconds in after.items()))
     about |= after
     if options.json:
-        pathlib.Path(options.json).write_text(json.dumps({"about": about, "rows": measured}, indent=1))
+        write_atomically(pathlib.Path(options.json), json.dumps({"about": about, "rows": measured}, indent=1))
 
 
 def _named(seconds: dict[str, float]) -> dict[str, float]:

@@ -6,7 +6,8 @@ python -m rrsr_jax.experiments.figures --workdir=runs/demo --lr=SMALL.png --ref=
 
 Takes the newest checkpoint and its config, and the first images of the first test set with the first of its references
 (`--set eval.sets=cufed5 eval.references=stack` chooses others), or a low-resolution image and a reference of your own.
-Writes `alignments/NAME.png`, `routing.png` and `routing.csv` to `WORKDIR/figures`.
+Writes `alignments/NAME.png`, `routing.png` and `routing.csv` to `WORKDIR/figures`. Other figures that are there under these names
+are kept as `NAME.1.png` and so on.
 """
 
 import argparse
@@ -25,20 +26,22 @@ from PIL import Image
 
 from rrsr_jax import SCALE_FACTOR, config_checks, config_files, models
 from rrsr_jax.console import exit_on_error, log
+from rrsr_jax.data import records
 from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.data.pictures import read_rgb8
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation import drawing, protocols
+from rrsr_jax.evaluation import drawing, protocols, results
 from rrsr_jax.evaluation.drawing import Tile
 from rrsr_jax.workdir import lock, saved_config
 from rrsr_jax.workdir.checkpoints import Checkpoints
-from rrsr_jax.workdir.files import inside, write_atomically
+from rrsr_jax.workdir.files import inside
 from rrsr_jax.workdir.integrity import description
 from rrsr_jax.workdir.state import eval_params
 
 SMALLEST_LR = 3  # pixels a side: one patch of the matching
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line. Bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(
@@ -58,10 +61,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
-    with exit_on_error():
-        out = options.out or options.workdir / "figures"
-        with lock.only_writer(out / lock.NAME, f"--out={out}"):
-            draw_figures(options.workdir, out, options)
+    out = options.out or options.workdir / "figures"
+    with lock.only_writer(out / lock.NAME, f"--out={out}"):
+        draw_figures(options.workdir, out, options)
 
 
 def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Namespace) -> None:
@@ -111,7 +113,7 @@ def draw_figures(workdir: pathlib.Path, out: pathlib.Path, options: argparse.Nam
     if routing:
         routing = {block: np.stack(weights) for block, weights in routing.items()}
         _save(routing_sheet(names, routing), inside(out, "routing.png"))
-        write_atomically(out / "routing.csv", _routing_csv(names, routing))
+        results.write_file(inside(out, "routing.csv"), _routing_csv(names, routing))
     log(f"figures of {len(names)} image(s) in {out}")
 
 
@@ -200,7 +202,7 @@ def _routing_csv(names: Sequence[str], routing: Mapping[str, np.ndarray]) -> str
 def _save(image: Image.Image, path: pathlib.Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+        results.write_file(path, records.png(np.asarray(image)).getvalue())
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}") from error
 

@@ -140,6 +140,7 @@ def row(name: str, dtype: str, batch: int, program: Program) -> str:
     return f"| {name} | {dtype} | {batch} | {'; '.join(exchanged) or 'none'} | {memory} | {program.operations / 1e12:.3g} T |"
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints both tables, row by row; bad input ends with a message and exit status 2."""
     parser = argparse.ArgumentParser(
@@ -153,9 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images on each device")
     parser.add_argument("--config", help="a config of stage rec, FILE or FILE:ROW, instead of RRSR's published one")
     options = parser.parse_args(argv)
-    with exit_on_error():
-        config = config_files.load(options.config) if options.config else published_config()
-        tables(config, options)
+    config = config_files.load(options.config) if options.config else published_config()
+    tables(config, options)
 
 
 def tables(config: ConfigDict, options: argparse.Namespace) -> None:

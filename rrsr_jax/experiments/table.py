@@ -31,6 +31,7 @@ import jax
 from rrsr_jax import models
 from rrsr_jax.console import StopRequest, exit_on_error
 from rrsr_jax.errors import InputError
+from rrsr_jax.evaluation.results import move_aside
 from rrsr_jax.experiments import runs
 from rrsr_jax.experiments.comparison import collect, markdown
 from rrsr_jax.experiments.runs import Run
@@ -55,6 +56,7 @@ TIMED_FIELDS = (
 MOST_SEEDS, MOST_MINUTES = 1_000, 1_000_000
 
 
+@exit_on_error()
 def main(argv: Sequence[str] | None = None) -> None:
     """Bad input ends with a message and exit status 2 before anything runs, a failed run with 1 after all others."""
     parser = argparse.ArgumentParser(
@@ -71,8 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, help="of training for each run, instead of its config's steps")
     options = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # the accelerator belongs to the runs
-    with exit_on_error():
-        failed = run_list(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
+    failed = run_list(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
     if failed:
         print(f"error: {len(failed)} run(s) failed, see above: {', '.join(map(str, failed))}", file=sys.stderr)
         sys.exit(1)
@@ -82,6 +83,8 @@ def run_list(
     configs: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str], seeds: int, minutes: float | None
 ) -> list[pathlib.Path]:
     """Runs what is not finished, writes `table.json` after each run, and prints the table; returns the failed runs' workdirs.
+
+    A table of another list in that folder is moved aside first.
 
     Arguments as on the command line, see `main`; None for `minutes` keeps the configs' steps.
 
@@ -134,11 +137,26 @@ def _run_all(
         began = time.monotonic()
         status = runs.execute(run, stop.received, held)
         durations.append(time.monotonic() - began)
-        write_atomically(workdir / "table.json", json.dumps(collect(planned), indent=2))
+        table = workdir / "table.json"
+        if _has_others(table, planned):
+            move_aside(table)
+        write_atomically(table, json.dumps(collect(planned), indent=2))
         if not stop.received() and not runs.finished_results(run):
             failed.append(run.workdir)
             _say(f"{what} failed with exit status {status}; its files are in {run.workdir}")
     return failed
+
+
+def _has_others(table: pathlib.Path, planned: Sequence[Run]) -> bool:
+    """Whether a table has rows or seeds of another list."""
+    here = {(run.name, str(run.config.seed)) for run in planned}
+    try:
+        there = {(name, seed) for name, entry in json.loads(table.read_text()).items() for seed in entry["seeds"]}
+    except FileNotFoundError:
+        return False
+    except (ValueError, AttributeError, KeyError, TypeError):  # not one of ours
+        return True
+    return not there <= here
 
 
 def _share_time(

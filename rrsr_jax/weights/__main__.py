@@ -25,27 +25,25 @@ from rrsr_jax.weights.kinds import find
 from rrsr_jax.weights.released import pack
 
 
+@exit_on_error(interrupted="the .part file of a download is kept, and the same command resumes it")
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; bad input ends with a message and exit status 2."""
     options = _parser().parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # leaves the accelerator to running experiments
     logging.set_verbosity(logging.ERROR)  # Orbax is verbose
-    with exit_on_error(interrupted="the .part file of a download is kept, and the same command resumes it"):
-        if options.command == "fetch":
-            kind = find(options.name)
-            file = fetch(options.url or kind.url, options.out, options.sha256)
-            print(f"{file}: SHA-256 {sha256(file)}\nnext, with PyTorch (pip install 'rrsr_jax[torch]'):")
-            print(f"  --config.weights.{kind.setting}={file}, or to need PyTorch only once:")
-            print(
-                f"  python -m rrsr_jax.weights import --kind={kind.name} --source={file} --out={file.with_suffix('')}"
-            )
-        elif options.command == "import":
-            import_weights(options.kind, options.source, options.out)
-        elif options.command == "pack":
-            run, out, card = options.run, options.out, options.card
-            pack(run, out, card, license=options.license, raw=options.raw, overwrite=options.overwrite)
-        else:
-            export_weights(options.kind, options.source, options.out, options.overwrite)
+    if options.command == "fetch":
+        kind = find(options.name)
+        file = fetch(options.url or kind.url, options.out, options.sha256)
+        print(f"{file}: SHA-256 {sha256(file)}\nnext, with PyTorch (pip install 'rrsr_jax[torch]'):")
+        print(f"  --config.weights.{kind.setting}={file}, or to need PyTorch only once:")
+        print(f"  python -m rrsr_jax.weights import --kind={kind.name} --source={file} --out={file.with_suffix('')}")
+    elif options.command == "import":
+        import_weights(options.kind, options.source, options.out)
+    elif options.command == "pack":
+        run, out, card = options.run, options.out, options.card
+        pack(run, out, card, license=options.license, raw=options.raw, overwrite=options.overwrite)
+    else:
+        export_weights(options.kind, options.source, options.out, options.overwrite)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -83,9 +83,16 @@ def _locked(path: pathlib.Path, what: str) -> int:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            file = _open(path)
         except FileNotFoundError:  # the folder went in between
             continue
+        except PermissionError as error:
+            if not os.path.lexists(path):
+                raise InputError(f"{what}: a writable folder expected ({error})") from error
+            raise InputError(
+                f"{what}: {path} is the lock of a command that user {_owner(path)} gave, and cannot be opened; "
+                "that user can go on there, or name another folder"
+            ) from error
         except OSError as error:
             raise InputError(f"{what}: a writable folder expected ({error})") from error
         try:
@@ -109,6 +116,23 @@ def _locked(path: pathlib.Path, what: str) -> int:
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(about).encode() + b"\n", 0)
     return file
+
+
+def _open(path: pathlib.Path) -> int:
+    """The descriptor of the file. One that another user's killed command left is read only, which is enough for a lock."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except PermissionError:
+        if not os.path.isfile(path):
+            raise
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+
+
+def _owner(path: pathlib.Path) -> str:
+    try:
+        return path.owner()
+    except (KeyError, OSError):  # no name is known for the number
+        return str(path.stat().st_uid)
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:

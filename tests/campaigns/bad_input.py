@@ -3,13 +3,15 @@
     python -m tests.campaigns.bad_input --count=10000 [--areas photographs records ...] [--seed=0] [--folder=DIR]
     python -m tests.campaigns.bad_input --only=photographs:0:123  # one case again; its files stay in the folder
 
-A case must end by itself within `SECONDS`, `processes.CPU_SECONDS` and its memory, with success or with one message and status 2,
-without a traceback; it must write nothing outside its folder and leave nothing unfinished there, and what is there must be whole.
-Prints every fault with the name of its case; the exit status is 1 if there are any.
+A case must end by itself within its processor time, its memory and `SECONDS`, with success or with one message and status 2,
+without a traceback; it must write nothing outside its folder and leave nothing unfinished there, and what it wrote must be whole.
+Prints every fault with the name of its case; the exit status is 1 if there are any. Another seed gives other cases: so a campaign
+goes on.
 """
 
 import argparse
 import collections
+import json
 import pathlib
 import random
 import re
@@ -17,8 +19,11 @@ import shutil
 import sys
 import tempfile
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
+import safetensors.numpy
 from PIL import Image
 
 from tests.campaigns import cases, photographs, processes, words, works
@@ -35,7 +40,27 @@ AREAS = {
     "overrides": words.Overrides,
     "commands": words.CommandLines,
 }
-_UNFINISHED = re.compile(r"\.(part|tmp)$|^\.preparing$|orbax-checkpoint-tmp")
+_UNFINISHED = re.compile(r"\.(part|tmp|unfinished|old)$|^\.preparing$|orbax-checkpoint-tmp")
+
+
+def _image(path: pathlib.Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+
+
+def _lines(path: pathlib.Path) -> None:
+    for line in path.read_text().splitlines():
+        json.loads(line)
+
+
+# What reads a file that a command wrote, by its ending; raises an exception if it is not whole.
+READERS: dict[str, Callable[[pathlib.Path], Any]] = {
+    **dict.fromkeys((".png", ".jpg", ".tif", ".webp", ".avif", ".jp2", ".bmp", ".ppm"), _image),
+    ".json": lambda path: json.loads(path.read_text()),
+    ".jsonl": _lines,
+    ".safetensors": lambda path: safetensors.numpy.load(path.read_bytes()),
+    ".npz": lambda path: dict(np.load(path)),
+}
 
 
 class Running(NamedTuple):
@@ -44,7 +69,7 @@ class Running(NamedTuple):
     name: str
     case: Case
     folder: pathlib.Path
-    before: dict[str, tuple]
+    before: dict[pathlib.Path, tuple]
     process: processes.Process
 
 
@@ -53,61 +78,52 @@ def start(name: str, area: cases.Area, base: pathlib.Path) -> Running:
     # So deep that a path that climbs a few folders up is still noticed.
     folder = base / "cases" / name.replace(":", "_") / "a" / "b" / "c"
     shutil.rmtree(folder.parents[2], ignore_errors=True)
-    for inner in ("input", "work"):
+    for inner in ("input", "work", "home", "temporary"):
         (folder / inner).mkdir(parents=True)
     case = area.case(random.Random(name), folder)
-    before = listing(folder.parents[2], folder / "work")
-    variables = works.variables(base)
-    process = processes.Process(case.call, folder / "work", seconds=SECONDS, memory=case.memory, variables=variables)
-    return Running(name, case, folder, before, process)
+    before = listing(folder.parents[2])
+    variables = works.variables(base) | {"HOME": str(folder / "home"), "TMPDIR": str(folder / "temporary")}
+    options = dict(seconds=SECONDS, cpu_seconds=case.seconds, memory=case.memory, variables=variables)
+    return Running(name, case, folder, before, processes.Process(case.call, folder / "work", **options))
 
 
-def listing(folder: pathlib.Path, left_out: pathlib.Path) -> dict[str, tuple]:
-    """Size and time of every file in a folder, by path, but for one folder and what is beside it."""
-    said = [left_out.with_name(f"{left_out.name}.{kind}") for kind in ("out", "err")]
+def listing(folder: pathlib.Path) -> dict[pathlib.Path, tuple]:
+    """Kind, size and time of every file in a folder, by path."""
     found = {}
     for path in folder.rglob("*"):
-        if path not in said and not path.is_relative_to(left_out):
-            state = path.lstat()
-            found[str(path.relative_to(folder))] = (
-                state.st_mode,
-                state.st_size,
-                0 if path.is_dir() else state.st_mtime_ns,
-            )
+        state = path.lstat()
+        found[path] = (state.st_mode, state.st_size, 0 if path.is_dir() else state.st_mtime_ns)
     return found
 
 
-def faults(running: Running) -> tuple[int, list[str]]:
-    """Waits for a case: its status, and what was wrong with its end."""
+def faults(running: Running) -> tuple[processes.Ended, list[str]]:
+    """Waits for a case: how it ended, and what was wrong with that."""
     ended, work, found = running.process.wait(), running.folder / "work", []
-    said = ended.out + ended.err
     if ended.late:
         found.append("did not end")
     elif ended.status not in running.case.statuses:
         found.append(f"status {ended.status}")
-    if "Traceback (most recent call last)" in said:
+    if "Traceback (most recent call last)" in ended.out + ended.err:
         found.append("traceback")
     messages = re.findall(r"^(?:.*: )?error: ", ended.err, re.MULTILINE)
     if ended.status == 2 and len(messages) != 1:
         found.append(f"{len(messages)} messages")
-    top = running.folder.parents[2]
-    after = listing(top, work)
-    if changed := [path for path in {*after, *running.before} if after.get(path) != running.before.get(path)]:
-        changed = [path for path in changed if not path.endswith(".lock")]
-    if changed:
-        found.append(f"changed outside: {', '.join(changed[:5])}")
-    for path in work.rglob("*"):
-        if _UNFINISHED.search(path.name) and not (path.name == ".preparing" and not any(path.glob("*/"))):
+    after = listing(running.folder.parents[2])
+    said = [work.with_name(f"{work.name}.{kind}") for kind in ("out", "err")]
+    changed = [path for path in sorted({*after, *running.before}) if after.get(path) != running.before.get(path)]
+    if outside := [path for path in changed if path not in said and not path.is_relative_to(work)]:
+        found.append(f"changed outside: {', '.join(map(str, outside[:5]))}")
+    for path in (path for path in changed if path.is_relative_to(work) and path in after):
+        if _UNFINISHED.search(path.name):
             found.append(f"left unfinished: {path.relative_to(work)}")
-        elif path.is_file() and path.suffix in (".png", ".jpg", ".tif", ".webp"):
+        elif path.is_file() and (reader := READERS.get(path.suffix)):
             try:
-                with Image.open(path) as image:
-                    image.load()
+                reader(path)
             except Exception as error:
                 found.append(f"half-written: {path.relative_to(work)} ({error})")
     if found:
         found.append(f"{running.case.what[:1000]}\n{ended.out[-500:]}{ended.err[-2500:]}")
-    return ended.status, found
+    return ended, found
 
 
 class Campaign:
@@ -121,6 +137,7 @@ class Campaign:
     def __init__(self, base: pathlib.Path, jobs: int):
         self._base, self._jobs, self._areas = base, jobs, {}
         self.statuses: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+        self.seconds: dict[str, list[tuple[float, str]]] = collections.defaultdict(list)
         self.faults: list[str] = []
 
     def area(self, name: str) -> cases.Area:
@@ -156,13 +173,14 @@ class Campaign:
         print(f"{len(names)} cases in {time.monotonic() - since:.0f} s", flush=True)
 
     def _finish(self, running: Running, keep: bool) -> None:
-        status, found = faults(running)
+        ended, found = faults(running)
         area = running.name.partition(":")[0]
-        self.statuses[area][status] += 1
+        self.statuses[area][ended.status] += 1
+        self.seconds[area].append((ended.seconds, running.name))
         if not (done := sum(statuses.total() for statuses in self.statuses.values())) % 500:
             print(f"{done} cases, {len(self.faults)} faults", flush=True)
         if keep:
-            print(running.case.what, f"status {status}", *processes.said(running.folder / "work"), sep="\n")
+            print(running.case.what, f"status {ended.status}", ended.out, ended.err, sep="\n")
         if found:
             *kinds, text = found
             self.faults.append(f"{running.name}: {'; '.join(kinds)}")
@@ -183,6 +201,7 @@ def main() -> int:
     options = parser.parse_args()
     base = (options.folder or pathlib.Path(tempfile.mkdtemp())).absolute()
     base.mkdir(parents=True, exist_ok=True)
+    works.share_cache(base)
     shares = sum(SHARES[area] for area in options.areas)
     counts = {area: max(1, round(options.count * SHARES[area] / shares)) for area in options.areas}
     names = options.only or [f"{area}:{options.seed}:{i}" for area, count in counts.items() for i in range(count)]
@@ -190,6 +209,9 @@ def main() -> int:
     campaign.run(names, keep=bool(options.only))
     for area, statuses in campaign.statuses.items():
         print(f"{area}: {statuses.total()} cases, by exit status {dict(sorted(statuses.items()))}")
+        seconds = sorted(campaign.seconds[area], reverse=True)
+        slowest = ", ".join(f"{name} {used:.1f} s" for used, name in seconds[:3])
+        print(f"  {sum(used for used, _ in seconds) / len(seconds):.2f} s of processor time a case; most: {slowest}")
     print(f"{len(names)} cases, {len(campaign.faults)} faults", *campaign.faults, sep="\n  ")
     return 1 if campaign.faults else 0
 

@@ -23,6 +23,7 @@ from tests.golden import recipe
 from tests.helpers import noise, write
 
 GIB = 2**30
+COMPILING = 200  # seconds of processor time for what may compile or trace a network
 
 
 class Case(NamedTuple):
@@ -33,12 +34,14 @@ class Case(NamedTuple):
       call: runs it in the folder `work`, beside the folder `input`.
       statuses: with which it may end.
       memory: bytes that it may take.
+      seconds: of processor time that it may take; most take tenths of one.
     """
 
     what: str
     call: Callable[[], Any]
     statuses: tuple[int, ...] = (0, 2)
     memory: int = 4 * GIB
+    seconds: int = 60
 
 
 class Area:
@@ -78,7 +81,7 @@ class Records(Area):
 
     NAMES = (
         "../../../x",
-        "/tmp/x",
+        "<work>/../x",  # absolute
         "a/../../b",
         "..",
         ".",
@@ -109,7 +112,7 @@ class Records(Area):
         data = folder / "work" / "data"
         files = "wrong names"
         if rng.random() < 0.3:
-            names = rng.sample(self.NAMES, 2)
+            names = [name.replace("<work>", str(folder / "work")) for name in rng.sample(self.NAMES, 2)]
             rgb = {"hr": noise(28, 24), "refs": [noise(28, 24)]}
             examples = [{"name": name, **rgb} for name in [*names, rng.choice(["good", names[0], "../escaped"])]]
             call = lambda: datasets.RefPairs(str(data), "", examples).download_and_prepare()  # noqa: E731
@@ -137,7 +140,7 @@ class Records(Area):
                 f"--config.eval.limit={limit}",
                 "--config.eval.sheets=1",
             ]
-            case = Case("evaluation", lambda: run_main(*words))
+            case = Case("evaluation", lambda: run_main(*words), seconds=COMPILING)
         return case._replace(what=f"{case.what}; {files}")
 
 
@@ -228,7 +231,7 @@ class CheckpointFiles(Area):
                 lambda: Case("figures", lambda: figures.main([f"--workdir={run}", "--images=1", "--out=figures"])),
             ]
         )()
-        return case._replace(what=f"{case.what}; {files}", memory=12 * GIB)
+        return case._replace(what=f"{case.what}; {files}", memory=12 * GIB, seconds=COMPILING)
 
 
 class WeightFiles(Area):

@@ -119,6 +119,7 @@ def main() -> int:
     options = parser.parse_args()
     base = (options.folder or pathlib.Path(tempfile.mkdtemp())).absolute()
     base.mkdir(parents=True, exist_ok=True)
+    works.share_cache(base)
     available, campaigns = works.works(base), []
     for name in options.pairs:
         pair = PAIRS[name]

@@ -170,6 +170,7 @@ def main() -> int:
     options = parser.parse_args()
     base = (options.folder or pathlib.Path(tempfile.gettempdir(), f"disks_{os.getpid()}")).absolute()
     preloaded(base)
+    works.share_cache(base)
     available, campaigns = works.works(base), []
     wanted = {*options.works, *(works.SOURCES[name] for name in options.works if name in works.SOURCES)}
     for name in (name for name in available if name in wanted):

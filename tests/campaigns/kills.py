@@ -3,9 +3,10 @@
     python -m tests.campaigns.kills --count=1000 [--works teacher rec prepare ...] [--seed=0] [--folder=DIR]
 
 Half of the kills come at any moment of a run, a quarter while a file is being written, and a quarter twice within a second.
-SIGKILL, SIGTERM and SIGINT. After every kill no checkpoint or result may be lost, and nothing half-written may look whole.
-A run that was killed up to `MOST` times is then left alone: it must end with the same files, arrays and metrics, bit by bit, as
-one that never was, and leave nothing behind. Prints a line per run, and the faults; the exit status is 1 if there are any.
+SIGKILL, SIGTERM and SIGINT. After every kill no checkpoint or result may be lost, nothing half-written may look whole, and the
+exit status must be that of a command that was stopped, or had ended. A run that was killed up to `MOST` times is then left alone:
+it must end with the same files, arrays and metrics, bit by bit, as one that never was, and leave no other file behind. Prints a
+line per run, and the faults; the exit status is 1 if there are any. Other seeds give other moments: so a campaign goes on.
 """
 
 import argparse
@@ -37,6 +38,7 @@ SHARES = {
     "weights pack": 10,
 }
 MOST = 10  # kills of one run
+INTERRUPTED = 130  # the status of a command that was asked to stop
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -53,18 +55,25 @@ class Campaign:
         self.name, self._work, self._base, self._rng = name, work, base, rng
         self.faults: list[str] = []
         self.kinds = collections.Counter()
+        self._asked = self._stopped = 0  # once, at any moment, to stop
 
     def whole(self) -> None:
-        """Runs the work undisturbed; twice, so that nothing has to be compiled any more."""
+        """Runs the work undisturbed, unless that was done here before; twice, so that nothing has to be compiled any more."""
+        folder = self._base / "whole" / self.name
+        note = folder.with_name(f"{self.name}.json")
+        if note.exists():
+            self._outcome, names, self._duration = json.loads(note.read_text())
+            self._names = set(names)
+            return
         for _ in range(2):
-            folder = self._base / "whole" / self.name
             shutil.rmtree(folder, ignore_errors=True)
             begun, (process, _) = time.monotonic(), self._start(folder)
             ended = process.wait()
             self._duration = time.monotonic() - begun
             if ended.status:
                 sys.exit(f"{self.name}, left alone, ended with status {ended.status}:\n{ended.err}")
-        self._outcome = self._work.outcome(folder)
+        self._outcome, self._names = self._work.outcome(folder), works.names(folder)
+        note.write_text(json.dumps([self._outcome, sorted(self._names), self._duration]))
 
     def kill(self, count: int) -> None:
         """Kills as often."""
@@ -79,6 +88,8 @@ class Campaign:
                 f"{self.name} {run}: killed {self.kinds.total() - before} times, {len(self.faults)} faults", flush=True
             )
             shutil.rmtree(folder, ignore_errors=True)
+        if self._asked >= 10 and 2 * self._stopped < self._asked:
+            self._fault(f"stopped {self._stopped} times of {self._asked} that it was asked to")
 
     def _start(self, folder: pathlib.Path) -> tuple[processes.Process, pathlib.Path]:
         if not folder.exists():
@@ -91,35 +102,45 @@ class Campaign:
         kept, killed = 0, 0
         while True:
             process, _ = self._start(folder)
-            what = self._disturb(process, folder) if killed < most else ""
+            what, seen = self._disturb(process, folder) if killed < most else ("", 0)
             ended = process.wait()
             killed += bool(what)
             if what:
                 self.kinds[what] += 1
+            where = f"{folder.name}, after {what}" if what else f"{folder.name}, left alone after {killed} kills"
             try:
                 now = self._work.kept(folder)
             except Exception as error:
-                self._fault(folder, f"after {what}: {type(error).__name__}: {error}")
+                self._fault(f"{where}: {type(error).__name__}: {error}")
                 return
-            if now < kept:
-                self._fault(folder, f"after {what}: {kept} was safe, now {now} is")
+            if now < max(kept, seen):
+                self._fault(f"{where}: {max(kept, seen)} was safe, now {now} is")
             kept = now
             if ended.late:
-                self._fault(folder, f"after {what}: did not end")
+                self._fault(f"{where}: did not end")
                 return
             if "Traceback" in ended.err:
-                self._fault(folder, f"after {what}: traceback: {ended.err[-1500:]}")
+                self._fault(f"{where}: traceback: {ended.err[-1500:]}")
             if "stopped and saved at step" in ended.err and f"stopped and saved at step {now};" not in ended.err:
-                self._fault(folder, f"after {what}: said to have saved another step than {now}")
-            if not what and ended.status:
-                self._fault(folder, f"left alone after {killed} kills: status {ended.status}: {ended.err[-1500:]}")
+                self._fault(f"{where}: said to have saved another step than {now}")
+            if ended.status not in self._statuses(what):
+                self._fault(f"{where}: status {ended.status}: {ended.err[-1500:]}")
                 return
+            if what in ("random SIGTERM", "random SIGINT"):
+                self._asked += 1
+                self._stopped += ended.status == INTERRUPTED or "stopped and saved at step" in ended.err
             if not what:
                 break
         self._check_end(folder)
 
-    def _disturb(self, process: processes.Process, folder: pathlib.Path) -> str:
-        """Kills the process; says how, or nothing if it had ended before."""
+    def _statuses(self, what: str) -> tuple[int, ...]:
+        """With which a command may end."""
+        if not what:
+            return (0,)
+        return (0, INTERRUPTED, -signal.SIGKILL) if "SIGKILL" in what else (0, INTERRUPTED)
+
+    def _disturb(self, process: processes.Process, folder: pathlib.Path) -> tuple[str, int]:
+        """Kills the process. How, nothing if it had ended before; and how much looked whole at that moment."""
         moment, number = self._rng.choice(["random", "random", "writing", "twice"]), self._rng.choice(SIGNALS)
         numbers = [number] if moment != "twice" else [self._rng.choice(SIGNALS[1:]), number]
         until = time.monotonic() + self._rng.uniform(0, self._duration)
@@ -128,25 +149,25 @@ class Campaign:
         if moment == "writing":
             works.wait_for(folder, self._work.temporary, process, self._duration)
             time.sleep(self._rng.choice([0, 0, 0.001, 0.005, 0.02]))
+        seen = self._work.seen(folder)
         if process.ended():
-            return ""
+            return "", 0
         process.send(numbers[0])
         if moment == "twice":
             time.sleep(self._rng.uniform(0, 1) * min(1, self._duration / 4))
             process.send(numbers[1])
-        return f"{moment} {'+'.join(n.name for n in numbers)}"
+        return f"{moment} {'+'.join(n.name for n in numbers)}", seen
 
     def _check_end(self, folder: pathlib.Path) -> None:
         outcome = self._work.outcome(folder)
         names = [n for n in sorted({*outcome, *self._outcome}) if outcome.get(n) != self._outcome.get(n)]
         if names:
-            self._fault(folder, f"another end than the one left alone: {', '.join(names[:5])}")
-        left = [str(path) for pattern in self._work.temporary for path in folder.glob(pattern)]
-        if left := [path for path in left if not path.endswith("images.csv")]:
-            self._fault(folder, f"left behind: {', '.join(left)}")
+            self._fault(f"{folder.name}: another end than the one left alone: {', '.join(names[:5])}")
+        if others := works.names(folder) ^ self._names:
+            self._fault(f"{folder.name}: left behind, or missing: {', '.join(sorted(others)[:5])}")
 
-    def _fault(self, folder: pathlib.Path, text: str) -> None:
-        self.faults.append(f"{folder.name}: {text}")
+    def _fault(self, text: str) -> None:
+        self.faults.append(text)
         print("FAULT", self.faults[-1], flush=True)
 
 
@@ -160,6 +181,7 @@ def main() -> int:
     options = parser.parse_args()
     base = (options.folder or pathlib.Path(tempfile.mkdtemp())).absolute()
     base.mkdir(parents=True, exist_ok=True)
+    works.share_cache(base)
     available, shares, campaigns = works.works(base), sum(SHARES[name] for name in options.works), []
     wanted = {*options.works, *(works.SOURCES[name] for name in options.works if name in works.SOURCES)}
     for name in (name for name in available if name in wanted):

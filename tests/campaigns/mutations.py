@@ -1,5 +1,6 @@
 """Damaged files, made of good ones; and files that say one thing and are another."""
 
+import contextlib
 import io
 import random
 import struct
@@ -75,7 +76,7 @@ _MUTATIONS = (_cut, _flip, _flip, _number, _number, _overwrite, _delete, _repeat
 
 
 def images() -> dict[str, bytes]:
-    """Good files of every format that is accepted, by a name with its ending; 40 x 36 pixels."""
+    """Good files of every accepted format (HEIC where pillow-heif is installed), by a name with its ending; 40 x 36 pixels."""
     rgb, alpha = noise(40, 36), noise(40, 36, seed=1)
     deep = rgb.astype(np.uint16) * 257
     colour, grey = Image.fromarray(rgb), Image.fromarray(rgb[..., 0])
@@ -115,6 +116,13 @@ def images() -> dict[str, bytes]:
         add(f"{compression}.tif", colour, compression=compression)
     for ending in ("png", "tif", "jp2", "ppm"):
         found[f"deep.{ending}"] = cv2.imencode(f".{ending}", deep)[1].tobytes()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        for name, image in (("rgb.heic", colour), ("clear.heic", clear), ("grey.heif", grey)):
+            file = io.BytesIO()
+            pillow_heif.from_pillow(image).save(file, quality=60)
+            found[name] = file.getvalue()
     found["deep_grey.png"] = cv2.imencode(".png", deep[..., 0])[1].tobytes()
     found["deep_grey.pgm"] = cv2.imencode(".pgm", deep[..., 0])[1].tobytes()
     return found

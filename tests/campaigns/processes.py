@@ -9,7 +9,6 @@ import resource
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,12 +23,14 @@ class Ended(NamedTuple):
       status: its exit status; of one that a signal ended, the negative number of the signal.
       out, err: what it said.
       late: whether it was killed because it ran longer than allowed.
+      seconds: of processor time that it took.
     """
 
     status: int
     out: str
     err: str
     late: bool = False
+    seconds: float = 0.0
 
     def last(self) -> str:
         """The last line on standard error."""
@@ -44,6 +45,7 @@ class Process:
       folder: the current folder.
       said: beside which path what it says is written; `folder` if None.
       seconds: after so long it is killed.
+      cpu_seconds: of processor time that it may take.
       memory: bytes of address space that it may take besides what it was forked with; 0: any.
       variables: added to its environment.
     """
@@ -55,18 +57,23 @@ class Process:
         *,
         said: pathlib.Path | None = None,
         seconds: float = 1800,
+        cpu_seconds: int = CPU_SECONDS,
         memory: int = 0,
         variables: Mapping[str, str] | None = None,
     ):
         self._said = said or folder
-        self._until, self._status = time.monotonic() + seconds, None
+        self._until, self._status, self._seconds = time.monotonic() + seconds, None, 0.0
         for path in _files(self._said):
             path.write_bytes(b"")  # here, because the fork may be killed at once
         sys.stdout.flush()
         sys.stderr.flush()
+        begins, tells = os.pipe()
         self._pid = os.fork()
         if not self._pid:
-            _run(call, folder, self._said, memory, variables or {})
+            _run(call, folder, self._said, tells, cpu_seconds, memory, variables or {})
+        os.close(tells)
+        os.read(begins, 1)  # before that no signal would meet the command
+        os.close(begins)
 
     def send(self, number: signal.Signals) -> None:
         """Sends a signal, unless the process has ended."""
@@ -76,8 +83,10 @@ class Process:
     def ended(self) -> bool:
         """Whether it has ended, without waiting."""
         if self._status is None:
-            pid, status = os.waitpid(self._pid, os.WNOHANG)
-            self._status = os.waitstatus_to_exitcode(status) if pid else None
+            pid, status, used = os.wait4(self._pid, os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+                self._seconds = used.ru_utime + used.ru_stime
         return self._status is not None
 
     def overdue(self) -> bool:
@@ -93,7 +102,7 @@ class Process:
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(PAUSE)
         out, err = said(self._said)
-        return Ended(self._status or 0, out, err, late)
+        return Ended(self._status or 0, out, err, late, self._seconds)
 
 
 def said(folder: pathlib.Path) -> list[str]:
@@ -114,6 +123,8 @@ def _run(
     call: Callable[[], Any],
     folder: pathlib.Path,
     beside: pathlib.Path,
+    tells: int,
+    cpu_seconds: int,
     memory: int,
     variables: Mapping[str, str],
 ) -> None:
@@ -129,11 +140,13 @@ def _run(
             os.close(file)
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
         if memory:
             pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
             limit = pages * resource.getpagesize() + memory
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        os.write(tells, b"\0")
+        os.close(tells)
         status = _status(call)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -151,6 +164,6 @@ def _status(call: Callable[[], Any]) -> int:
         print(end.code, file=sys.stderr)
         return 1
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         return 1
     return 0

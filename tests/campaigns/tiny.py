@@ -14,7 +14,7 @@ CHANNELS = (4, 6, 8)
 def _shrunk(c: ConfigDict) -> ConfigDict:
     c.data.update(name="embedded", patch=32, warp_range=(0.0, 3.0), threads=1, prefetch=2)
     c.eval.update(sets="embedded", crops=4, patch=48, shown=1, sheets=0)
-    c.update(batch_size=1, steps=24, log_every=1, checkpoint_every=3, image_every=1_000_000, decay_steps=())
+    c.update(batch_size=1, steps=12, log_every=1, checkpoint_every=2, image_every=1_000_000, decay_steps=())
     return c
 
 
@@ -43,7 +43,7 @@ def _single_image() -> ConfigDict:
 def _gan() -> ConfigDict:
     """With a generator that compiles fast."""
     c, gan = _single_image(), chain.get_config("gan")
-    c.update(stage="gan", init_from="single_image", pixel_steps=12, penalty=gan.penalty)
+    c.update(stage="gan", init_from="single_image", pixel_steps=6, penalty=gan.penalty)
     c.weights.discriminator = ""
     c.loss = gan.loss
     c.loss.rtrr = 0.0

@@ -17,7 +17,7 @@ from rrsr_jax.experiments import figures, runs, table
 from rrsr_jax.training import train
 from rrsr_jax.weights import __main__ as weights
 from tests.campaigns import tiny
-from tests.campaigns.cases import GIB, Area, Case, CheckpointFiles
+from tests.campaigns.cases import COMPILING, GIB, Area, Case, CheckpointFiles
 from tests.campaigns.mutations import VALUES
 from tests.campaigns.works import CONFIG, Nearest, run_main
 from tests.golden import recipe
@@ -62,7 +62,9 @@ class Overrides(Area):
             for part in name.split("."):
                 value = value[part]
             words.append(f"--config.{name}={_value_like(value, rng)}")
-        return Case(f"main {' '.join(map(repr, words))}", lambda: _first_step(words), memory=12 * GIB)
+        return Case(
+            f"main {' '.join(map(repr, words))}", lambda: _first_step(words), memory=12 * GIB, seconds=COMPILING
+        )
 
 
 def _value_like(value: Any, rng: random.Random) -> str:
@@ -184,7 +186,7 @@ class CommandLines(Area):
         words = [word.replace("<", f"{inputs}/").replace(">", "") for word in words]
         statuses = (0, 1, 2) if function in (_upscale, table.main) or "--help" in words else (0, 2)
         what = f"{function.__module__}.{function.__name__} {' '.join(map(repr, words))}"
-        return Case(what, lambda: _in_short(function, words), statuses=statuses, memory=12 * GIB)
+        return Case(what, lambda: _in_short(function, words), statuses=statuses, memory=12 * GIB, seconds=COMPILING)
 
 
 def _in_short(function: Callable[[Sequence[str]], None], words: Sequence[str]) -> None:

@@ -4,8 +4,8 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app
 from PIL import Image
 
 from rrsr_jax import main, upscale
@@ -28,8 +27,7 @@ from tests.golden import recipe
 from tests.helpers import noise, write
 
 CONFIG = pathlib.Path(tiny.__file__)
-# One compilation cache, which all runs share.
-CACHED = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+PAIRS = 40  # that are prepared
 
 
 class Work(NamedTuple):
@@ -39,6 +37,7 @@ class Work(NamedTuple):
       call: runs it in the current folder, in which `inputs` has been called.
       inputs: puts what it needs into a folder.
       kept: how much of the work is safe in a folder; never falls. AssertionError if something looks whole and is not.
+      seen: how much looks whole there, by names and sizes alone; at most what `kept` then finds.
       outcome: what it left in the end: a checksum for each file or array.
       temporary: patterns of files that are there while it writes; after the end none may be left.
     """
@@ -46,6 +45,7 @@ class Work(NamedTuple):
     call: Callable[[], Any]
     inputs: Callable[[pathlib.Path], None]
     kept: Callable[[pathlib.Path], int]
+    seen: Callable[[pathlib.Path], int]
     outcome: Callable[[pathlib.Path], dict[str, Any]]
     temporary: Sequence[str]
 
@@ -67,20 +67,43 @@ class Nearest:
 
 def run_main(*arguments: str) -> None:
     """`python -m rrsr_jax.main` with these arguments; only in a fork."""
-    sys.argv = main._config_first(["main", *arguments])  # ml_collections looks for overrides there
-    app.run(main.main, flags_parser=main.parse)
+    main.run(["main", *arguments])
+
+
+def names(folder: pathlib.Path) -> set[str]:
+    """All paths in a folder, but for what is in a checkpoint (Orbax's names are random) or TensorBoard's (a file each start)."""
+    found = (path.relative_to(folder) for path in folder.rglob("*"))
+    return {str(path) for path in found if "tensorboard" not in path.parts and "checkpoints" not in path.parts[:-2]}
 
 
 def checksums(folder: pathlib.Path, leave_out: Sequence[str] = ()) -> dict[str, Any]:
-    """CRC32 of every file by its path in the folder, without the entries of the folder that `leave_out` names."""
+    """CRC32 of every file by its path in the folder, without the entries of the folder that `leave_out` names.
+
+    The seconds that a page of upscaling tells count for nothing.
+    """
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     relative = ((path.relative_to(folder), path) for path in files)
-    return {str(name): zlib.crc32(path.read_bytes()) for name, path in relative if name.parts[0] not in leave_out}
+    return {
+        str(name): zlib.crc32(
+            re.sub(rb"\d+\.\d s\b", b"", path.read_bytes()) if path.suffix == ".html" else path.read_bytes()
+        )
+        for name, path in relative
+        if name.parts[0] not in leave_out
+    }
 
 
 def variables(base: pathlib.Path) -> dict[str, str]:
-    """The environment of all commands of a campaign in `base`."""
-    return CACHED | {"JAX_COMPILATION_CACHE_DIR": str(base / "cache"), "HOME": str(base)}
+    """The environment of all commands of a campaign in `base`. They share one compilation cache, see `share_cache`."""
+    return {"PYTHONDONTWRITEBYTECODE": "1", "HOME": str(base)}
+
+
+def share_cache(base: pathlib.Path) -> None:
+    """All processes that are forked from now on keep compiled programs in `base/cache`.
+
+    JAX reads the variables of the environment when it is imported, so in a fork they come too late.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(base / "cache"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def works(base: pathlib.Path) -> dict[str, Work]:
@@ -124,7 +147,7 @@ def _write_inputs(inputs: pathlib.Path) -> None:
     inputs.mkdir(parents=True)
     pairs = {
         f"pairs/{kind}/{i:02}.png": noise(40, 36, seed=2 * i + n)
-        for i in range(40)
+        for i in range(PAIRS)
         for n, kind in enumerate(("input", "ref"))
     }
     write(inputs, pairs | {f"photos/{i:02}.png": noise(120, 100, seed=i) for i in range(20)})
@@ -144,6 +167,9 @@ def _training(stage: str, base: pathlib.Path) -> Work:
         functools.partial(run_main, f"--config={CONFIG}:{stage}", "--workdir=run"),
         inputs,
         lambda folder: newest_step(folder / "run"),
+        lambda folder: max(
+            (int(path.name) for path in folder.glob("run/checkpoints/*") if path.name.isdigit()), default=0
+        ),
         lambda folder: run_outcome(folder / "run", base),
         ("run/checkpoints/*.orbax-checkpoint-tmp*", "run/*.tmp"),
     )
@@ -178,6 +204,15 @@ def _print_arrays(workdir: pathlib.Path) -> None:
 
 
 def _evaluation(base: pathlib.Path) -> Work:
+    def seen(folder: pathlib.Path) -> int:
+        return len(list((folder / "run/eval").rglob("*.png")))
+
+    def kept(folder: pathlib.Path) -> int:
+        for path in (folder / "run/eval").rglob("*.png"):
+            with Image.open(path) as image:
+                image.load()
+        return seen(folder)
+
     def inputs(folder: pathlib.Path) -> None:
         run = base / "whole" / "single_image" / "run"
         for name in ("config.json", "checkpoints"):
@@ -186,7 +221,8 @@ def _evaluation(base: pathlib.Path) -> Work:
     return Work(
         functools.partial(run_main, "--mode=eval", "--workdir=run", "--config.eval.crops=40", "--config.eval.sheets=2"),
         inputs,
-        lambda folder: len(list((folder / "run/eval").rglob("*.png"))),
+        kept,
+        seen,
         lambda folder: checksums(folder / "run", ("checkpoints", "lock", ".lock")),
         ("run/eval/embedded/images.csv", "run/*.tmp", "run/eval/*/*.tmp"),
     )
@@ -213,6 +249,7 @@ def _prepare(inputs: pathlib.Path) -> Work:
         lambda: prepare.main(arguments),
         lambda folder: None,
         kept,
+        lambda folder: PAIRS if (folder / dataset).exists() else 0,
         lambda folder: checksums(folder / dataset),
         ("data/.preparing/ref_pairs",),
     )
@@ -230,7 +267,8 @@ def _upscale(inputs: pathlib.Path) -> Work:
         lambda: upscale.main([str(inputs / "photos"), "--out=out", "--compare"], upscaler=Nearest),
         lambda folder: None,
         kept,
-        lambda folder: {n: v for n, v in checksums(folder / "out", ("upscaled.jsonl",)).items() if n.endswith(".png")},
+        lambda folder: len(list((folder / "out").glob("*.png"))),
+        lambda folder: checksums(folder / "out", ("upscaled.jsonl",)),
         ("out/.*", "out/*.tmp"),
     )
 
@@ -242,6 +280,7 @@ def _weights(out: str, *arguments: str) -> Work:
     return Work(
         lambda: weights.main(arguments),
         lambda folder: None,
+        kept,
         kept,
         lambda folder: {n: v for n, v in checksums(folder).items() if not n.endswith(".lock")},
         (f".{out}.unfinished", f".{out}.old"),

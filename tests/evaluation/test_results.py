@@ -23,6 +23,14 @@ def test_results_of_several_evaluations_stand_together(tmp_path):
         }
 
 
+def test_files_of_results_are_moved_aside(tmp_path, capsys):
+    path = tmp_path / "routing.csv"
+    for content in ("a\n", b"a\n", "b\n", "c\n"):
+        results_of_runs.write_file(path, content)
+    assert [other.read_text() for other in [path, *results_of_runs.asides(path)]] == ["c\n", "a\n", "b\n"]
+    assert capsys.readouterr().err.count(f"note: {path} has other results") == 2
+
+
 def set_result(images, *references):
     return {"images": images, "references": {name: {"psnr_y": 25.0} for name in references}, "failed": {}}
 

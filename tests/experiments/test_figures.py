@@ -51,6 +51,13 @@ def test_what_is_drawn_is_what_the_model_does(run, tmp_path):
     np.testing.assert_allclose([float(drawn["alpha_1"]), float(drawn["alpha_2"])], expected, rtol=1e-5)
 
 
+def test_earlier_figures_are_kept(tmp_path):
+    path = tmp_path / "alignments" / "a.png"
+    for value in (1, 1, 2):
+        figures._save(Image.new("RGB", (5, 4), (value, 0, 0)), path)
+    assert sorted(path.name for path in path.parent.iterdir()) == ["a.1.png", "a.png"]
+
+
 def test_alignments_are_told_apart():
     def block(value, **more):
         return {"aligned": (np.stack([np.full((1, 4, 6), value), np.zeros((1, 4, 6))], -1),), **more}

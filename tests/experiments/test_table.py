@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from ml_collections import ConfigDict
 
 from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
@@ -383,3 +384,20 @@ def test_names_of_configs():
     assert config_files.expand(str(ROOT / "configs/demo.py")) == [f"{ROOT}/configs/demo.py"]
     assert config_files.name("configs/fig5b.py:0.4") == "0.4"
     assert config_files.name("configs/demo.py") == "demo"
+
+
+def test_the_table_of_another_list_is_no_earlier_one(tmp_path):
+    def run(name, seed):
+        return runs.Run(name, "a.py", (), ConfigDict({"seed": seed}), tmp_path / name)
+
+    path, planned = tmp_path / "table.json", [run("a", 0), run("a", 1), run("b", 0)]
+    for content, others in (
+        (None, False),
+        ({"a": {"seeds": {"1": {}}}}, False),
+        ({"a": {"seeds": {"2": {}}}}, True),
+        ({"c": {"seeds": {"0": {}}}}, True),
+        ([], True),
+    ):
+        if content is not None:
+            path.write_text(json.dumps(content))
+        assert table._has_others(path, planned) == others

@@ -80,6 +80,34 @@ def test_a_killed_process_stops_nobody(holder, tmp_path, number):
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+def test_the_file_of_another_user(holder, tmp_path, monkeypatch):
+    """It may be read and not be written, or neither."""
+    path, open_file, refused = tmp_path / "run" / ".lock", os.open, [os.O_RDWR]
+
+    def open_as_another(name, flags, *mode):
+        if name == path and any(flags & 3 == kind for kind in refused):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+        return open_file(name, flags, *mode)
+
+    monkeypatch.setattr(os, "open", open_as_another)
+    with pytest.raises(InputError, match=f"here is in use by process {holder.pid} on"), lock.only_writer(path, "here"):
+        pass
+    holder.kill()
+    holder.wait()
+    with lock.only_writer(path, "here"), pytest.raises(BlockingIOError):
+        fcntl.flock(open_file(path, os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    path.touch()
+    refused.append(os.O_RDONLY)
+    owner = path.owner()
+    with (
+        pytest.raises(
+            InputError, match=rf"^here: {path} is the lock of a command that user {owner} gave, and cannot be"
+        ),
+        lock.only_writer(path, "here"),
+    ):
+        pass
+
+
 def test_a_process_that_inherits_the_file_holds_the_lock(tmp_path):
     path = tmp_path / ".lock"
     with lock.only_writer(path, "here") as file:
