@@ -82,7 +82,7 @@ RUN_BY = {
     f"{PREPARE} --dataset=ref_pairs --source=PAIRS": CI,
     f"{PREPARE} --dataset=cufed --source=CUFED": PAPER_RUN,
     f"{PREPARE} --dataset=cufed5 --source=CUFED5": PAPER_RUN,
-    "python docs/warp.py docs/warp.jpg": f"{SCRIPTS}test_the_figure_of_the_warp",
+    "python docs/warp.py docs/warp.jpg": f"{SCRIPTS}test_figures_of_the_documentation",
     f"{MAIN} --config=configs/demo.py --workdir=runs/demo": CI,
     f"{MAIN} --config=configs/demo.py --workdir=runs/profile --config.profile_steps=5": CI,
     f"{MAIN} --config=configs/photos.py --workdir=runs/photos": (

@@ -61,11 +61,12 @@ def finish(process):
     return output
 
 
-def test_the_figure_of_the_warp(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["warp.py", str(tmp_path / "warp.jpg")])
-    runpy.run_path(str(ROOT / "docs/warp.py"), run_name="__main__")
-    with Image.open(tmp_path / "warp.jpg") as drawn, Image.open(ROOT / "docs/warp.jpg") as kept:
-        assert np.abs(np.asarray(drawn, float) - np.asarray(kept, float)).mean() < 2
+@pytest.mark.parametrize("name", ["warp", "example"])
+def test_figures_of_the_documentation(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(tmp_path / "drawn.jpg")])
+    runpy.run_path(str(ROOT / f"docs/{name}.py"), run_name="__main__")
+    with Image.open(tmp_path / "drawn.jpg") as drawn, Image.open(ROOT / f"docs/{name}.jpg") as kept:
+        assert np.abs(np.asarray(drawn, float) - np.asarray(kept, float)).mean() < (2 if name == "warp" else 0.5)
 
 
 def fake(folder, name, script):
