@@ -53,7 +53,7 @@ def exit_on_error(interrupted: str = "what is complete stays") -> Iterator[None]
             yield
             return
         except BaseException as error:
-            message, status = _ending(error, interrupted)
+            message, status = ending(error, interrupted)
             if not status:
                 raise
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -71,7 +71,7 @@ def _exit(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _ending(error: BaseException, interrupted: str) -> tuple[str, int]:
+def ending(error: BaseException, interrupted: str) -> tuple[str, int]:
     """What is said about an exception, and the exit status; 0 for one that is none of the command's reasons to fail."""
     if Interrupt.sent or isinstance(error, KeyboardInterrupt):
         return f"interrupted; {interrupted}", 130
@@ -105,7 +105,7 @@ def _print_uncaught(interrupted: str, kind: type[BaseException], error: BaseExce
     """An exception that nothing caught: an interruption that came on the way into or out of `exit_on_error` is one, too."""
     if Interrupt.sent or isinstance(error, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, 0)
-        message, status = _ending(error, interrupted)
+        message, status = ending(error, interrupted)
         print(message, file=sys.stderr)
         _exit(status)
     sys.__excepthook__(kind, error, trace)
@@ -160,17 +160,3 @@ class StopRequest:
     def received(self) -> bool:
         """Whether this process was asked to stop."""
         return self._received
-
-    def requested(self, vote: bool = True) -> bool:
-        """Whether to stop now; all processes of a run get the same answer.
-
-        Several processes have to tell each other, which costs a synchronisation: without `vote` they do not, and go on.
-        """
-        import jax
-
-        if jax.process_count() == 1:
-            return self._received
-        import numpy as np
-        from jax.experimental import multihost_utils
-
-        return vote and bool(multihost_utils.process_allgather(np.array(self._received)).any())

@@ -6,18 +6,18 @@ python -m rrsr_jax.main --mode=eval --workdir=runs/demo [--config.key=value ...]
 python -m rrsr_jax.main ... --distributed [--coordinator=HOST:PORT --processes=N --process=I]  # one of several processes
 """
 
+import json
 import logging as python_logging
 import pathlib
 import re
-import socket
 import sys
 from collections.abc import Sequence
 
-import jax
 from absl import app, flags, logging
+from flax import traverse_util
 from ml_collections import config_flags
 
-from rrsr_jax import config_files
+from rrsr_jax import config_files, processes
 from rrsr_jax.console import exit_on_error, log
 from rrsr_jax.errors import InputError
 from rrsr_jax.training import train
@@ -55,56 +55,14 @@ def main(argv: list[str]) -> None:
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False
     compilation_cache.use()
     run = {"train": train.train_and_evaluate, "eval": train.evaluate_only}[_MODE.value]
-    with exit_on_error(interrupted="the same command goes on from the last checkpoint"):
-        join(_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        run(_CONFIG.value, str(_WORKDIR.value))
-
-
-def join(distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Connects this process with the others of a run (`jax.distributed`); alone without `distributed`.
-
-    Without the other three arguments it asks the scheduler, with them it asks nobody. It waits for the others; if one of them is
-    not there within five minutes, JAX aborts the process.
-
-    Raises:
-      InputError: flags that do not belong together, no scheduler to ask, or a port that is taken.
-    """
-    values = {"--coordinator": coordinator, "--processes": processes, "--process": process}
-    given = [name for name, value in values.items() if value is not None]
-    missing = [name for name in values if name not in given]
-    if not distributed:
-        if given:
-            raise InputError(
-                f"{', '.join(given)}: only with --distributed; add it, or leave them out to run one process"
-            )
-        return
-    if not given:
-        try:
-            return jax.distributed.initialize()
-        except ValueError as error:  # JAX found no scheduler
-            raise InputError(
-                f"--distributed: a job of SLURM, Open MPI or a TPU pod expected, found none ({error}); start the processes "
-                "yourself, each with --coordinator=HOST:PORT --processes=N --process=I"
-            ) from error
-    if coordinator is None or processes is None or process is None:
-        raise InputError(f"--coordinator, --processes and --process belong together; add {', '.join(missing)}")
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise InputError(f"--coordinator: HOST:PORT of process 0 expected, such as 10.0.0.1:8476, got {coordinator}")
-    if process >= processes:
-        raise InputError(f"--process: 0 to {processes - 1} expected, as --processes={processes}, got {process}")
-    if process == 0:
-        try:
-            socket.create_server(("", int(port))).close()
-        except OSError as error:  # JAX crashes there
-            raise InputError(
-                f"--coordinator={coordinator}: process 0 cannot listen ({error}); choose another port"
-            ) from error
-    print(
-        f"process {process} of {processes}: waiting for all of them at {coordinator}, five minutes at most",
-        file=sys.stderr,
-    )
-    jax.distributed.initialize(coordinator, processes, process, cluster_detection_method="deactivate")
+    left = "the same command goes on from the last checkpoint"
+    with exit_on_error(interrupted=left):
+        processes.join(_DISTRIBUTED.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        with processes.ending_together(interrupted=left):
+            flags_given = {"--mode": _MODE.value, "--workdir": str(_WORKDIR.value)}
+            fields = traverse_util.flatten_dict(json.loads(_CONFIG.value.to_json()), sep=".")
+            processes.check_alike("flags and config", flags_given | {f"config.{k}": v for k, v in fields.items()})
+            run(_CONFIG.value, str(_WORKDIR.value))
 
 
 class _ToLog(python_logging.Handler):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-from rrsr_jax import main
+from rrsr_jax import main, processes
 from rrsr_jax.errors import InputError
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import has_checkpoint
@@ -125,7 +125,7 @@ def test_wrong_ways_to_join_other_processes(flags, message, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR"))]:
         monkeypatch.delenv(name)
     with pytest.raises(InputError, match=message):
-        main.join(*flags)
+        processes.join(*flags)
 
 
 def test_a_port_that_is_taken():
@@ -134,7 +134,7 @@ def test_a_port_that_is_taken():
         with pytest.raises(
             InputError, match=rf"--coordinator=127.0.0.1:{port}: process 0 cannot listen .*another port"
         ):
-            main.join(True, f"127.0.0.1:{port}", 2, 0)
+            processes.join(True, f"127.0.0.1:{port}", 2, 0)
 
 
 def test_the_paper_run_without_its_data(command, tmp_path):

@@ -18,6 +18,9 @@ from rrsr_jax.workdir.state import TrainState, parameter_names
 
 DATA_AXIS = "data"
 
+# What a process can tell the others with its share of a batch, see `compile_step`; the larger one counts.
+GO_ON, STOP, NO_BATCH = 0, 1, 2
+
 Batch = Mapping[str, jax.Array]
 # (state, batch) -> (state, metrics).
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -286,11 +289,26 @@ def compile_step(step: Step, mesh: Mesh) -> Step:
     with a global view, the partitioner would gather all features for the sampling, whose indices it cannot see through.
 
     The metrics get one more, `finite`: whether all others are. It is the only one that has to be fetched at every step.
+
+    Two entries of a batch are no images, and may be missing. They become metrics:
+
+      `skipped`: (N,) int32, how many damaged records came before each image; summed.
+      `notice`: (devices,) int32, what the processes tell each other, on each device of a process the same; the largest. With
+        `NO_BATCH` the step leaves the state as it is, and no metric counts. So processes agree without any other exchange.
     """
 
     def local(state, batch):
-        state, metrics = step(state, {name: to_float(images) for name, images in batch.items()})
-        return state, metrics | {"finite": jnp.isfinite(jnp.stack([jnp.float32(v) for v in metrics.values()])).all()}
+        images = {name: to_float(array) for name, array in batch.items() if name not in ("skipped", "notice")}
+        moved, metrics = step(state, images)
+        finite = jnp.isfinite(jnp.stack([jnp.float32(v) for v in metrics.values()])).all()
+        if "skipped" in batch:
+            metrics |= {"skipped": jax.lax.psum(batch["skipped"].sum(), DATA_AXIS)}
+        if "notice" in batch:
+            notice = jax.lax.pmax(batch["notice"].max(), DATA_AXIS)
+            nothing = notice == NO_BATCH
+            moved = jax.tree.map(lambda old, new: new if new is old else jnp.where(nothing, old, new), state, moved)
+            metrics, finite = metrics | {"notice": notice}, finite | nothing
+        return moved, metrics | {"finite": finite}
 
     specs = (PartitionSpec(), PartitionSpec(DATA_AXIS))
     shared = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)

@@ -5,22 +5,19 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import grain
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from rrsr_jax import config_checks
+from rrsr_jax import config_checks, processes
 from rrsr_jax.console import StopRequest, log
 from rrsr_jax.data import pipeline
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import evaluate, results
 from rrsr_jax.evaluation.results import Results
 from rrsr_jax.training import stages
+from rrsr_jax.training.source import Source, to_devices
 from rrsr_jax.training.stage import Stage
-from rrsr_jax.training.step import DATA_AXIS, make_mesh, place
+from rrsr_jax.training.step import GO_ON, NO_BATCH, make_mesh, place
 from rrsr_jax.workdir.checkpoints import Checkpoints, check_same_run, claim_workdir
 from rrsr_jax.workdir.files import inside
 from rrsr_jax.workdir.integrity import has_checkpoint
@@ -33,7 +30,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
     """Trains until `config.steps`, or goes on where a run in `workdir` stopped, then evaluates.
 
     A run starts from the first of these that is there: the newest checkpoint in `workdir`; `config.init_from`;
-    `config.weights` and random numbers. SIGINT and SIGTERM save after the step in progress; the same call goes on from there.
+    `config.weights` and random numbers. SIGINT and SIGTERM save after the step in progress, or two later if there are several
+    processes; the same call goes on from there.
 
     Returns:
       Results by set, or None if stopped early or if the config names no test set.
@@ -52,8 +50,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
         log(
             f"opening the data and building the model, on {jax.device_count()} {jax.devices()[0].device_kind} device(s)"
         )
-        starts = not has_checkpoint(folder)
+        starts = not processes.of_first(has_checkpoint(folder))
         stage, data, abstract = open_run(config, starts)
+        processes.check_alike(f"data set, {config.data.name} in {config.data.dir}", data.identity)
         state = None
         if starts:
             state = place(stage.initial_state(), stage.mesh)
@@ -65,7 +64,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
             log(f"restoring checkpoint {checkpoints.latest()}")
             state = checkpoints.restore(abstract)
             claim_workdir(folder, config)
-        batches = stack.enter_context(contextlib.closing(data.start(int(state.step), _to_devices(stage.mesh))))
+        batches = stack.enter_context(contextlib.closing(data.start(int(state.step), to_devices(stage.mesh))))
         progress = Progress(folder, int(state.step), config.steps, config.batch_size)
         stack.enter_context(contextlib.closing(progress))
         profiler = Profiler(inside(folder, "profile"), int(state.step), config.profile_steps)
@@ -77,7 +76,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
                 progress.write_evaluation(int(state.step), results.flat(found))
             return found
 
-        state = _train(state, batches, stage, checkpoints, stop, progress, profiler, evaluate_at)
+        source = Source(batches, stage.mesh, stop)
+        state = _train(state, source, stage, checkpoints, progress, profiler, evaluate_at)
         if int(state.step) < config.steps:
             log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
             return None
@@ -108,7 +108,7 @@ def _evaluate_only(config: ConfigDict, folder: pathlib.Path) -> Results | None:
     params, step = None, "none"
     needed = stage.NEEDS_MODEL or any(set(test_set.references) != {"bicubic"} for test_set in stage.test_sets)
     complete = {part: path for part, path in config.weights.items() if part in stage.COMPLETE_WEIGHTS}
-    if has_checkpoint(folder):
+    if processes.of_first(has_checkpoint(folder)):
         with contextlib.closing(Checkpoints(folder)) as checkpoints:
             log(f"restoring checkpoint {checkpoints.latest()}")
             state = checkpoints.restore(stage.abstract_state())
@@ -170,26 +170,21 @@ def _check_batch(batch_size: int, accumulate: int, devices: int) -> None:
         )
 
 
-def _to_devices(mesh: Mesh) -> Callable[[dict[str, np.ndarray]], dict[str, Any]]:
-    """Puts a batch of this process on its devices; what is no image stays where it is."""
-    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+class _Check:
+    """Fetches whether a step's numbers were finite, and what was told with it, when the next step is already under way, so that
+    no device waits.
 
-    def put(batch):
-        return {k: jax.make_array_from_process_local_data(sharding, v) if v.ndim > 1 else v for k, v in batch.items()}
+    `settle` makes up for the delay: whoever writes something from the state calls it first. All processes call it alike.
 
-    return put
-
-
-class _FiniteCheck:
-    """Fetches whether a step's numbers were finite when the next step is already under way, so that no device waits.
-
-    `settle` makes up for the delay: whoever writes something from the state calls it first.
+    Attributes:
+      notice: the largest that any process has given so far.
     """
 
     def __init__(self, names: Sequence[str], checkpoints: Checkpoints):
         self._names, self._checkpoints = names, checkpoints
         self._before: Mapping[str, jax.Array] | None = None  # metrics of the last step that was checked
         self._unchecked: tuple[int, Mapping[str, jax.Array]] | None = None
+        self.notice = GO_ON
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Checks the step before, and keeps this one; FloatingPointError as `settle`."""
@@ -215,28 +210,28 @@ class _FiniteCheck:
                 f"the last good checkpoint is {self._checkpoints.latest() or 'none'}. "
                 "Look at the data of this step, or start in a new workdir with a lower learning rate"
             )
+        self.notice = max(self.notice, int(metrics.get("notice", GO_ON)))
         self._before, self._unchecked = metrics, None
 
 
 def to_log(metrics: Mapping[str, jax.Array]) -> dict[str, float]:
-    """A step's metrics as numbers, in one transfer, without those that are only for error messages."""
-    shown = {k: v for k, v in metrics.items() if k not in ("finite", "largest_gradient")}
+    """A step's metrics as numbers, in one transfer, without those that the loop is for."""
+    shown = {k: v for k, v in metrics.items() if k not in ("finite", "largest_gradient", "notice", "skipped")}
     return {k: float(v) for k, v in jax.device_get(shown).items()}
 
 
 def _train(
     state: TrainState,
-    batches: grain.DatasetIterator,
+    source: Source,
     stage: Stage,
     checkpoints: Checkpoints,
-    stop: StopRequest,
     progress: Progress,
     profiler: Profiler,
     evaluate_at: Callable[[TrainState], Results | None],
 ) -> TrainState:
-    """The loop, until `config.steps` or a request to stop. Metrics are fetched at log steps only, see `_FiniteCheck`."""
-    config, step, skipped = stage.config, int(state.step), 0
-    check, compiled = _FiniteCheck(parameter_names(state), checkpoints), set()
+    """The loop, until `config.steps` or a request to stop. Metrics are fetched at log steps only, see `_Check`."""
+    config, step, skipped = stage.config, int(state.step), []
+    check, compiled = _Check(parameter_names(state), checkpoints), set()
 
     def paused() -> contextlib.AbstractContextManager[None]:
         """For all that is no step: waits for the last one and checks it; what follows is not timed."""
@@ -249,19 +244,16 @@ def _train(
 
     if step < config.steps:
         log("compiling the training step (once; a minute or two for the full model)")
-    vote = True
-    while step < config.steps and not stop.requested(vote):
+    while step < config.steps and check.notice == GO_ON:
         if config.eval.every and step and step % config.eval.every == 0 and step not in progress.evaluated:
             with paused():
                 save()  # an evaluation may take long, and fail
-                evaluate_at(state)
+                if evaluate_at(state) is None:
+                    break
             continue
-        try:
-            batch = next(batches)
-        except InputError:
-            save()  # to go on from here, once the data is mended or the record skipped
-            raise
-        skipped += int(np.sum(batch.pop("skipped", 0)))
+        batch = source.next()
+        if batch is None:
+            break
         update = stage.step(step)
         if counted := update in compiled:
             state, metrics = update(state, batch)
@@ -273,23 +265,29 @@ def _train(
         check.add(step, metrics)
         progress.stepped(step, counted)
         checkpoints.check()
-        vote = step % config.log_every == 0 or step == config.steps
-        if vote:
+        skipped += [metrics["skipped"]] if "skipped" in metrics else []
+        if step % config.log_every == 0 or step == config.steps:
             check.settle()
-            progress.write(step, to_log(metrics) | ({"skipped": skipped} if skipped else {}))
+        if check.notice == NO_BATCH:  # nothing has changed
+            break
+        if step % config.log_every == 0 or step == config.steps:
+            skipped = [sum(map(int, skipped))] if skipped else []
+            progress.write(step, to_log(metrics) | ({"skipped": skipped[0]} if skipped and skipped[0] else {}))
         profiler.stepped(step, state)
-        if step % config.image_every == 0 and jax.process_index() == 0:
+        if step % config.image_every == 0:
             with paused():
-                for name, image in stage.pictures(on_one_device(eval_params(state)), batch).items():
-                    progress.image(name, image, step)
+                if processes.is_first():
+                    for name, image in stage.pictures(on_one_device(eval_params(state)), batch).items():
+                        progress.image(name, image, step)
         if step % config.checkpoint_every == 0 or step == config.steps:
             with paused():
                 save()
     profiler.close()
     if step < config.steps:
-        log("stop requested: saving")
+        log("stopping: saving")
     save()
     checkpoints.wait()
+    source.raise_problem()  # to go on from here, once the data is mended or the record skipped
     return state
 
 
@@ -298,7 +296,7 @@ def _evaluate(
 ) -> Results | None:
     """Evaluates on the first process, prints a table and writes `results.json`; None if asked to stop."""
     found: Results | None = {}
-    if stage.test_sets and jax.process_index() == 0:
+    if stage.test_sets and processes.is_first():
         params = None if params is None else on_one_device(params)
         try:
             found = stage.evaluate(params, step, workdir, stop.received)
@@ -309,9 +307,7 @@ def _evaluate(
         results.write(workdir / "results.json", results.identity(params, step, stage.config), found)
         log(f"step {step}: results in {workdir}/results.json")
         print(stage.report(found))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("evaluated")
-    return found
+    return processes.of_first(found)
 
 
 def on_one_device(params: Mapping[str, Any]) -> Mapping[str, Any]:

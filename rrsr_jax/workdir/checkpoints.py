@@ -21,10 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 import rrsr_jax
+from rrsr_jax import processes
 from rrsr_jax.console import log
 from rrsr_jax.errors import FULL_DISK, InputError, check_shapes
 from rrsr_jax.workdir.files import inside, write_atomically
@@ -49,23 +49,29 @@ _UNFINISHED = ".orbax-checkpoint-tmp*"  # after the step, in the name of a folde
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Writes the config to the run's folder, which it makes if necessary.
+    """Writes the config to the run's folder, which it makes if necessary; process 0 does it.
 
     Raises:
       InputError: the folder is not writable, or holds a run of another config; names every difference.
     """
     path = workdir / "config.json"
     check_same_run(path, config)
+    if not processes.is_first():
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2))
+        write_atomically(path, json.dumps(json.loads(config.to_json()), indent=2))
     except OSError as error:
         raise InputError(f"--workdir={workdir}: a writable folder expected ({error})") from error
 
 
 def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
-    """Raises InputError if the run that wrote the config at `path` cannot continue with `config`; no file is no run."""
+    """Raises InputError if the run that wrote the config at `path` cannot continue with `config`; no file is no run.
+
+    Of several processes, the first one looks: on a shared disk another one may not see yet what it has written.
+    """
+    if not processes.is_first():
+        return
     try:
         there = traverse_util.flatten_dict(json.loads(path.read_text()), sep=".")
     except (FileNotFoundError, NotADirectoryError):
@@ -103,11 +109,7 @@ class Checkpoints:
         self._config, self._data, self._folder = config, data, workdir.absolute() / "checkpoints"
         if config is not None:
             inside(workdir, "checkpoints")
-        self._latest = self._saving = None
-        if config is None or has_checkpoint(workdir):
-            self._latest = _choose(workdir, rename=config is not None)
-            if data is not None:
-                _check_same_data(workdir, self._latest, data)
+        self._latest, self._saving = _choose(workdir, config is not None, data), None
         if config is None and self._latest == 0:
             raise InputError(
                 f"{workdir}: a trained network expected, this run was stopped before its first step; give its command again"
@@ -237,16 +239,21 @@ def _without_warnings() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _choose(workdir: pathlib.Path, rename: bool) -> int:
-    """Step of the checkpoint to continue from, chosen by the first process; reports damaged ones and may rename them."""
-    step = 0
-    if jax.process_index() == 0:
+def _choose(workdir: pathlib.Path, saves: bool, data: Mapping[str, Any] | None) -> int | None:
+    """Step of the checkpoint to continue from, chosen by the first process; None if a run that saves has none yet.
+
+    It reports damaged ones, and renames them if the run saves. It checks that the data is the same.
+    """
+    step = None
+    if processes.is_first() and (has_checkpoint(workdir) or not saves):
         step, damaged = newest_intact(workdir)
         for other, why in damaged.items():
             folder = workdir / "checkpoints" / str(other)
-            kept = folder.rename(_free_name(folder)) if rename else folder
+            kept = folder.rename(_free_name(folder)) if saves else folder
             log(f"checkpoint {other} is damaged ({why}); it stays in {kept}, checkpoint {step} takes its place")
-    return int(multihost_utils.broadcast_one_to_all(np.int32(step))) if jax.process_count() > 1 else step
+        if data is not None:
+            _check_same_data(workdir, step, data)
+    return processes.of_first(step)
 
 
 def _check_same_data(workdir: pathlib.Path, step: int, here: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ import tqdm
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from rrsr_jax import processes
 from rrsr_jax.console import log
 from rrsr_jax.errors import FULL_DISK, InputError
 from rrsr_jax.workdir.files import inside, write_atomically
@@ -51,7 +52,7 @@ class Progress:
         self._active = jax.process_index() == 0
         # Without what will come again: after the last checkpoint, and the evaluation in the end.
         kept = [r for r in read_records(workdir) if r["step"] <= first_step and (r["step"] < steps or is_training(r))]
-        self.evaluated = {record["step"] for record in kept if not is_training(record)}  # alike in all processes
+        self.evaluated = set(processes.of_first([r["step"] for r in kept if not is_training(r)]))
         if self._active:
             board = inside(workdir, "tensorboard")
             self._lines = _reopen(workdir / "metrics.jsonl", kept)

@@ -1,0 +1,205 @@
+"""Runs of two and three real processes on one machine: they train as one, and no fault of one leaves the others waiting."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from rrsr_jax import config_files
+from rrsr_jax.data import prepare
+from rrsr_jax.training import train
+from rrsr_jax.workdir.checkpoints import Checkpoints
+from tests.helpers import ROOT, damage, lines, noise, write
+
+# Small and quick to compile. Batches divide among two and three.
+TINY = """
+from configs import srcnn
+
+def get_config():
+    c = srcnn.get_config()
+    c.model.features = (6, 4)
+    c.data.update(name="photos", dir="{data}", patch=32, warp_range=(1.0, 4.0), threads=1)
+    c.eval.update(sets="photos", dir="{data}", shown=0)
+    c.update(batch_size=6, steps=4, log_every=1, checkpoint_every=2)
+    return c
+"""
+LIMIT = 60  # seconds until all have ended, after a fault
+ENDS = "process {} of 2 ends, because process {} has failed"
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # of ml_collections
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Photographs of three sizes in `data`, and a config of them in `tiny.py`."""
+    folder = tmp_path_factory.mktemp("processes")
+    sizes = [(48, 60), (60, 48), (96, 99), (48, 60), (60, 48), (64, 64), (64, 64)]
+    source = write(folder / "in", {f"{i}.png": noise(*size, i) for i, size in enumerate(sizes)})
+    prepare.prepare("photos", str(source), str(folder / "data"))
+    (folder / "tiny.py").write_text(TINY.format(data=folder / "data"))
+    return folder
+
+
+class Job:
+    """Processes of one run.
+
+    Args:
+      root: of the fixture.
+      number: of processes.
+      workdir: of the run.
+      flags: of all processes.
+      own: flags of one process, by its number.
+      prefix: what one process is started with, by its number.
+    """
+
+    def __init__(self, root, number, workdir, *flags, own=None, prefix=None):
+        with socket.create_server(("", 0)) as server:
+            port = server.getsockname()[1]
+        environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONUNBUFFERED": "1"}
+        call = [sys.executable, "-m", "rrsr_jax.main", f"--config={root}/tiny.py", f"--workdir={workdir}", *flags]
+        call += ["--distributed", f"--coordinator=127.0.0.1:{port}", f"--processes={number}"]
+        self.workdir, self.logs = workdir, [root / f"log{i}" for i in range(number)]
+        self.processes = []
+        for i, log in enumerate(self.logs):
+            mine = [*(prefix or {}).get(i, ()), *call, f"--process={i}", *(own or {}).get(i, ())]
+            with log.open("w") as said:
+                self.processes.append(
+                    subprocess.Popen(mine, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+                )
+
+    def reach(self, step):
+        """Waits until the run has logged a step."""
+        while not (there := lines(self.workdir)) or there[-1]["step"] < step:
+            assert all(process.poll() is None for process in self.processes), self.said()
+            time.sleep(0.02)
+
+    def said(self):
+        """What each process has said."""
+        return [log.read_text() for log in self.logs]
+
+    def finish(self, status=0, limit=300):
+        """What each has said, when all have ended with this status within `limit` seconds after the first of them."""
+        try:
+            while all(process.poll() is None for process in self.processes):
+                time.sleep(0.02)
+            end = time.monotonic() + limit
+            found = [process.wait(max(0, end - time.monotonic())) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        if status is not None:
+            assert found == [status] * len(found), self.said()
+        return self.said()
+
+
+def one_process(root, workdir, *overrides):
+    """The same run, in the process of the tests."""
+    config = config_files.load(str(root / "tiny.py"), list(overrides))
+    return train.train_and_evaluate(config, str(workdir))
+
+
+def parameters(workdir):
+    return Checkpoints(workdir).read_state().generator
+
+
+@pytest.fixture(scope="module")
+def two(root):
+    """A run of two processes, until step 4."""
+    said = Job(root, 2, root / "two").finish()
+    assert "on 2 cpu device(s)" in said[0]
+    return root / "two"
+
+
+def copy(workdir, to):
+    shutil.copytree(workdir, to)
+    return to
+
+
+def test_a_run_goes_on_with_other_numbers_of_processes(root, two, tmp_path):
+    """2 processes, then 1, then 3, do what one does alone."""
+    one_process(root, tmp_path / "one", "steps=8", "eval.sets=")
+    run = copy(two, tmp_path / "run")
+    one_process(root, run, "steps=6", "eval.sets=")
+    Job(root, 3, run, "--config.steps=8", "--config.eval.sets=").finish()
+    expected, found = lines(tmp_path / "one"), lines(run)
+    assert [line["step"] for line in found] == list(range(1, 9))
+    for name in ("train/loss", "train/grad_norm"):
+        np.testing.assert_allclose([r[name] for r in found], [r[name] for r in expected], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), parameters(run), parameters(tmp_path / "one")
+    )
+
+
+def test_a_process_with_another_config(root, tmp_path):
+    said = Job(root, 2, tmp_path / "run", own={1: ["--config.batch_size=12"]}).finish(2, LIMIT)
+    assert "process 1 of 2: error: all processes need the same flags and config" in said[1]
+    assert "config.batch_size: 6 there, 12 here" in said[1]
+    assert ENDS.format(0, 1) in said[0]
+
+
+def test_a_damaged_record_ends_all_and_loses_no_step(root, tmp_path):
+    """The process that has to read it and the other one save the step before."""
+    shutil.copytree(root / "data", tmp_path / "data")
+    damage(tmp_path / "data", "photos")
+    flags = f"--config.data.dir={tmp_path}/data", "--config.batch_size=2", "--config.eval.sets="
+    flags += "--config.steps=20", "--config.checkpoint_every=100"
+    said = Job(root, 2, tmp_path / "run", *flags).finish(2, LIMIT)
+    done = lines(tmp_path / "run")[-1]["step"]
+    assert Checkpoints(tmp_path / "run").latest() == done > 0
+    assert len(re.findall(r"error: process \d has no batch: .*photos: record \d of 7", "".join(said))) == 1
+    Job(root, 2, tmp_path / "run", *flags, "--config.data.skip_damaged").finish()
+    records = lines(tmp_path / "run")
+    assert [record["step"] for record in records] == list(range(1, 21))
+    # Of both processes: each epoch of 7 images has the record once.
+    assert records[-1]["train/skipped"] == pytest.approx((20 - done) * 2 / 7, abs=1)
+
+
+def test_results_that_cannot_be_written(root, two, tmp_path):
+    run = copy(two, tmp_path / "run")
+    shutil.rmtree(run / "eval")
+    (run / "eval").touch()
+    said = Job(root, 2, run).finish(2, LIMIT)
+    assert "process 0 of 2: error: cannot write the results to" in said[0]
+    assert ENDS.format(1, 0) in said[1]
+
+
+def test_damaged_checkpoints(root, two, tmp_path):
+    run = copy(two, tmp_path / "run")
+    for path in run.glob("checkpoints/*/checksums.json"):
+        path.write_text("{}[")
+    said = Job(root, 2, run).finish(2, LIMIT)
+    assert "process 0 of 2: error: all checkpoints in" in said[0]
+    assert ENDS.format(1, 0) in said[1]
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_full_disk_in_a_save(root, tmp_path, process):
+    limit = "bash", "-c", 'ulimit -f 0; exec "$@"', "bash"
+    said = Job(root, 2, tmp_path / "run", "--config.steps=100", prefix={process: limit}).finish(2, LIMIT)
+    assert re.search(f"process {process} of 2: error: cannot .*: File too large", said[process])
+    assert ENDS.format(1 - process, process) in said[1 - process]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_others(root, tmp_path, killed):
+    job = Job(root, 2, tmp_path / "run", "--config.steps=100000", "--config.eval.sets=")
+    job.reach(3)
+    job.processes[killed].kill()
+    said = job.finish(None, LIMIT)[1 - killed]
+    assert job.processes[1 - killed].returncode not in (0, 2)
+    assert "lost another process" in said or "another task died" in said
+    # From the last checkpoint, on another number of processes.
+    one_process(root, tmp_path / "run", f"steps={Checkpoints(tmp_path / 'run').latest() + 1}", "eval.sets=")
