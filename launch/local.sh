@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # launch/local.sh N CONFIG WORKDIR [flags]: trains with N processes on this machine (bash 5.1 or newer).
 # One process (N = 1) uses all devices. Of several, each uses one GPU.
-# Ctrl-C and SIGTERM save and stop all processes; the same command goes on. Where one fails, the others are ended.
+# Ctrl-C and SIGTERM save and stop all processes, with status 75; the same command goes on. Where one fails, all end.
 set -uo pipefail
 PORT=${PORT:-8476} # CHANGE, if another run uses it
 
@@ -23,9 +23,9 @@ while ((${#pids[@]})); do
     left=()
     for pid in "${pids[@]}"; do ((pid == ended)) || left+=("$pid"); done
     pids=("${left[@]}")
-    if ((code && !status)); then
-        status=$code
-        sleep 5 # in which the others may say why they fail
+    ((status && status != 75)) || status=$code
+    if ((code && code != 75)); then
+        sleep 10 # in which the others end by themselves, unless they had not met yet
         kill -KILL "${pids[@]}" 2> /dev/null
     fi
 done

@@ -39,6 +39,8 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes the run has.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, counted from 0.", lower_bound=0)
+STOPPED = 75  # exit status of a run that was asked to stop and has saved, EX_TEMPFAIL of sysexits.h: try again
+
 flags.mark_flag_as_required("workdir")
 flags.register_validator(
     "config", lambda config: config is not None, "a file is needed (but with --mode=eval and a checkpoint in --workdir)"
@@ -46,7 +48,7 @@ flags.register_validator(
 
 
 def main(argv: list[str]) -> None:
-    """Runs the mode; bad input ends with a message and exit status 2."""
+    """Runs the mode; bad input ends with a message and exit status 2, a request to stop with `STOPPED`."""
     del argv  # the program's name
     # Orbax and JAX log a lot. They also raise their errors, but with several processes only after waiting for the others.
     logging.set_verbosity(logging.ERROR if _DISTRIBUTED.value else logging.FATAL)
@@ -62,7 +64,9 @@ def main(argv: list[str]) -> None:
             flags_given = {"--mode": _MODE.value, "--workdir": str(_WORKDIR.value)}
             fields = traverse_util.flatten_dict(json.loads(_CONFIG.value.to_json()), sep=".")
             processes.check_alike("flags and config", flags_given | {f"config.{k}": v for k, v in fields.items()})
-            run(_CONFIG.value, str(_WORKDIR.value))
+            found = run(_CONFIG.value, str(_WORKDIR.value))
+    if found is None:
+        sys.exit(STOPPED)
 
 
 class _ToLog(python_logging.Handler):

@@ -177,8 +177,7 @@ def _end(error: BaseException, interrupted: str) -> NoReturn:
         distributed.global_state.client.key_value_set(_FAILURE, json.dumps({"process": me, "status": status}))
     failure = _failure()
     if failure is None or failure["process"] == me:
-        print(f"process {me} of {count()}: {message}", file=sys.stderr, flush=True)
-        _leave(status)
+        _leave(status, f": {message}")
     _follow(failure)
 
 
@@ -209,13 +208,13 @@ def _failure() -> dict[str, int] | None:
 
 
 def _follow(failure: Mapping[str, int]) -> NoReturn:
-    me, other = distributed.global_state.process_id, failure["process"]
-    print(f"process {me} of {count()} ends, because process {other} has failed", file=sys.stderr, flush=True)
-    _leave(failure["status"])
+    _leave(failure["status"], f" ends with process {failure['process']}, which says why")
 
 
-def _leave(status: int) -> NoReturn:
+def _leave(status: int, message: str) -> NoReturn:
     """Ends the process as it is; process 0 last, because the others lose the coordination service with it."""
+    with contextlib.suppress(OSError):  # the disk that is full may have the log
+        print(f"process {distributed.global_state.process_id} of {count()}{message}", file=sys.stderr, flush=True)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         distributed.global_state.client.wait_at_barrier("rrsr/end", 10_000)
     if is_first():

@@ -37,7 +37,7 @@ def test_killed_runs_end_like_an_uninterrupted_one(command, tmp_path):
     process.send_signal(signal.SIGTERM)
     code, _, err = finish(process)
     stopped = lines(killed)[-1]["step"]
-    assert code == 0
+    assert code == main.STOPPED
     assert f"stopped and saved at step {stopped}" in err
     assert 25 <= stopped < 150
     assert Checkpoints(killed).latest() == stopped
@@ -47,7 +47,7 @@ def test_killed_runs_end_like_an_uninterrupted_one(command, tmp_path):
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     stopped = lines(killed)[-1]["step"]
-    assert code == 0
+    assert code == main.STOPPED
     assert f"stopped and saved at step {stopped}" in err
 
     process = command(f"--workdir={killed}")

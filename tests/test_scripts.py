@@ -19,6 +19,8 @@ import yaml
 from PIL import Image
 
 from rrsr_jax import config_files
+from rrsr_jax.main import STOPPED
+from rrsr_jax.workdir.checkpoints import Checkpoints
 from tests.helpers import ROOT, lines
 
 # Small and quick to compile; a file, because the scripts start processes.
@@ -55,9 +57,9 @@ def start(*call, folder="", cwd=ROOT, **environment):
     )
 
 
-def finish(process):
+def finish(process, status=0):
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    assert process.returncode == status, output
     return output
 
 
@@ -101,8 +103,8 @@ def test_the_processes_of_this_machine_end_together(config, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    output = finish(process)
-    assert f"stopped and saved at step {lines(tmp_path)[-1]['step']}" in output
+    output = finish(process, STOPPED)
+    assert f"stopped and saved at step {Checkpoints(tmp_path).latest()};" in output
     process = start("launch/local.sh", 2, config, tmp_path, PORT=free_port())
     children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while len(pids := children.read_text().split()) < 2:

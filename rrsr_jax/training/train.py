@@ -34,7 +34,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
     processes; the same call goes on from there.
 
     Returns:
-      Results by set, or None if stopped early or if the config names no test set.
+      Results by set, or None if stopped early; the same call goes on then.
 
     Raises:
       InputError: bad config, data, weights or workdir, or another command at work there; nothing is changed then.
@@ -81,7 +81,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> Results | None:
         if int(state.step) < config.steps:
             log(f"stopped and saved at step {int(state.step)}; the same command goes on from there")
             return None
-        return results.check_complete(evaluate_at(state), folder) if stage.test_sets else None
+        return results.check_complete(evaluate_at(state), folder)
 
 
 def evaluate_only(config: ConfigDict, workdir: str) -> Results | None:
