@@ -27,7 +27,8 @@ from rrsr_jax.errors import InputError
 
 HEARTBEAT = 30  # seconds without a sign of life after which JAX takes a process for dead, and ends the others
 _FAILURE = "rrsr/failure"  # the key under which the process that fails first says so
-_LOOK = 1.0  # seconds between two looks at it
+_STOP = "rrsr/stop"  # and the one under which a process says that it was asked to stop
+_LOOK = 1.0  # seconds between two looks at the mark
 _GRACE = 3.0  # seconds that a process gets to end by itself, after another has failed
 _LONG = datetime.timedelta(days=30)
 # In errors of a process that lost another one in the middle of an exchange.
@@ -121,6 +122,17 @@ def of_first(value: Any) -> Any:
     return gather(value if is_first() else None)[0]
 
 
+def tell_stop() -> None:
+    """Tells the other processes that this one was asked to stop, where no training step does."""
+    if count() > 1:
+        distributed.global_state.client.key_value_set(_STOP, "", allow_overwrite=True)
+
+
+def told_stop() -> bool:
+    """Whether any process has called `tell_stop`."""
+    return count() > 1 and _try_get(_STOP) is not None
+
+
 def check_alike(what: str, here: Mapping[str, Any]) -> None:
     """Raises InputError in a process whose flat JSON values differ from those of process 0; names every difference."""
     here = json.loads(json.dumps(here))
@@ -202,8 +214,13 @@ def _watch(ended: threading.Event) -> None:
 
 def _failure() -> dict[str, int] | None:
     """Which process has failed first, and its exit status."""
+    found = _try_get(_FAILURE)
+    return None if found is None else json.loads(found)
+
+
+def _try_get(key: str) -> str | None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # not found, or process 0 is gone
-        return json.loads(distributed.global_state.client.key_value_try_get(_FAILURE))
+        return distributed.global_state.client.key_value_try_get(key)
     return None
 
 

@@ -21,7 +21,7 @@ from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import has_checkpoint
 from tests.helpers import ROOT, damage, lines, noise, write
 
-# Small and quick to compile. Batches divide among two and three.
+# Small and quick to compile. Batches divide among two processes with two devices, and among three.
 TINY = """
 from configs import srcnn
 
@@ -29,8 +29,8 @@ def get_config():
     c = srcnn.get_config()
     c.model.features = (6, 4)
     c.data.update(name="photos", dir="{data}", patch=32, warp_range=(1.0, 4.0), threads=1)
-    c.eval.update(sets="photos", dir="{data}", shown=0)
-    c.update(batch_size=6, steps=4, log_every=1, checkpoint_every=2)
+    c.eval.update(sets="photos", dir="{data}", shown=0, every=2)
+    c.update(batch_size=12, steps=4, log_every=1, checkpoint_every=2)
     return c
 """
 LIMIT = 60  # seconds until all have ended, after a fault
@@ -63,12 +63,14 @@ class Job:
       flags: of all processes.
       own: flags of one process, by its number.
       prefix: what one process is started with, by its number.
+      devices: of each process.
     """
 
-    def __init__(self, root, number, workdir, *flags, own=None, prefix=None):
+    def __init__(self, root, number, workdir, *flags, own=None, prefix=None, devices=1):
         with socket.create_server(("", 0)) as server:
             port = server.getsockname()[1]
         environment = os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONUNBUFFERED": "1"}
+        environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
         call = [sys.executable, "-m", "rrsr_jax.main", f"--config={root}/tiny.py", f"--workdir={workdir}", *flags]
         call += ["--distributed", f"--coordinator=127.0.0.1:{port}", f"--processes={number}"]
         self.workdir, self.logs = workdir, [root / f"log{i}" for i in range(number)]
@@ -121,9 +123,9 @@ def parameters(workdir):
 
 @pytest.fixture(scope="module")
 def two(root):
-    """A run of two processes, until step 4."""
-    said = Job(root, 2, root / "two").finish()
-    assert "on 2 cpu device(s)" in said[0]
+    """A run of two processes with two devices each, until step 4. It is evaluated after step 2, and in the end."""
+    said = Job(root, 2, root / "two", devices=2).finish()
+    assert "on 4 cpu device(s)" in said[0]
     return root / "two"
 
 
@@ -147,10 +149,32 @@ def test_a_run_goes_on_with_other_numbers_of_processes(root, two, tmp_path):
     )
 
 
+def test_an_evaluation_is_that_of_one_process(root, two, tmp_path):
+    """To the last digit, with every image once; training has gone on after the one at step 2."""
+    run = copy(two, tmp_path / "run")
+    shutil.rmtree(run / "eval")
+    (run / "results.json").unlink()
+    train.evaluate_only(config_files.load(str(root / "tiny.py"), []), str(run))
+    for name in ("results.json", "eval/photos/images.csv", "eval/photos/lr_itself/6.png"):
+        assert (run / name).read_bytes() == (two / name).read_bytes(), name
+    assert (two / "eval/photos/images.csv").read_text().count("lr_itself") == 7
+    assert not list((two / "eval/photos").glob("images.process_*.csv"))
+    assert [line["step"] for line in lines(two, "val/")] == [2, 4]
+
+
+def test_an_image_that_fails_is_named(root, two, tmp_path):
+    shutil.copytree(root / "data", tmp_path / "data")
+    index = damage(tmp_path / "data", "photos")
+    flags = "--mode=eval", f"--config.eval.dir={tmp_path}/data"
+    said = "".join(Job(root, 3, copy(two, tmp_path / "run"), *flags).finish(2, LIMIT))
+    assert said.count(f"failed: photos: record {index}, lr_itself: ") == 1
+    assert said.count("error: 2 image(s) failed, see above") == 1
+
+
 def test_a_process_with_another_config(root, tmp_path):
-    said = Job(root, 2, tmp_path / "run", own={1: ["--config.batch_size=12"]}).finish(2, LIMIT)
+    said = Job(root, 2, tmp_path / "run", own={1: ["--config.batch_size=24"]}).finish(2, LIMIT)
     assert "process 1 of 2: error: all processes need the same flags and config" in said[1]
-    assert "config.batch_size: 6 there, 12 here" in said[1]
+    assert "config.batch_size: 12 there, 24 here" in said[1]
     assert ENDS.format(0, 1) in said[0]
 
 

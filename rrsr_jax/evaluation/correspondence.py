@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from rrsr_jax import SCALE_FACTOR
+from rrsr_jax import SCALE_FACTOR, processes
 from rrsr_jax.console import log
 from rrsr_jax.data.images import downscale, perspective_warp, upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation.evaluate import Stopped
 from rrsr_jax.evaluation.protocols import SEED, TestSet
 from rrsr_jax.evaluation.results import Results, SetResult
+from rrsr_jax.evaluation.sharing import on_this_device, over_images
 from rrsr_jax.models.correspondence import correspondences, descriptors, untrained
 from rrsr_jax.models.matching import match_patches
 
@@ -98,27 +99,32 @@ def _evaluate_set(
     stop: Callable[[], bool],
 ) -> SetResult:
     log(f"matching {test_set.name}: {len(test_set)} images with their warps")
-    scores, failed = {name: [] for name in ("hr_hr", "lr_hr", *baselines)}, {}
-    for index in tqdm.trange(len(test_set), unit="image", disable=not sys.stderr.isatty(), dynamic_ncols=True):
-        if stop():
-            raise Stopped
+    nets = {"hr_hr": params, "lr_hr": params, **baselines}
+
+    def one(index: int) -> dict[str, Any]:
+        """The shares of correct matches of one image by kind, or what has failed and why."""
+        bar.update()
         try:
             example = test_set[index]
             hr = _middle(example["hr"], patch, example["name"])
         except InputError as error:
-            failed[f"record {index}"] = str(error)
-            continue
+            return {"failed": [f"record {index}", str(error)]}
         warped, homography = perspective_warp(hr, np.random.default_rng([SEED, index]), *warp_range)
         blurred = upscale(downscale(hr))
-        shares = {"hr_hr": accuracy(params, hr, warped, homography)}
-        shares |= {
-            name: accuracy(net, blurred, warped, homography) for name, net in {"lr_hr": params, **baselines}.items()
+        shares = {
+            name: float(accuracy(on_this_device(net), hr if name == "hr_hr" else blurred, warped, homography))
+            for name, net in nets.items()
         }
         if not np.isfinite(list(shares.values())).all():
-            failed[example["name"]] = f"no correspondence within {hr.shape[0]}x{hr.shape[1]} pixels (config.eval.patch)"
-            continue
-        for name, share in shares.items():
-            scores[name].append(share)
+            size = f"{hr.shape[0]}x{hr.shape[1]}"
+            return {"failed": [example["name"], f"no correspondence within {size} pixels (config.eval.patch)"]}
+        return {"shares": shares}
+
+    quiet = not sys.stderr.isatty() or not processes.is_first()
+    with tqdm.tqdm(total=len(test_set), unit="image", disable=quiet, dynamic_ncols=True) as bar:
+        found = over_images(len(test_set), one, stop)
+    failed = dict(image["failed"] for image in found if "failed" in image)
+    scores = {name: [image["shares"][name] for image in found if "shares" in image] for name in nets}
     means = {name: {METRIC: float(np.mean(values))} for name, values in scores.items() if values}
     return SetResult(images=len(test_set), references=means, failed=failed)
 

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rrsr_jax import processes
 from rrsr_jax.console import log
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import page, report
@@ -47,8 +48,9 @@ def evaluate_sets(
         out = inside(workdir, "eval", test_set.name.replace("/", "-"))
         try:
             evaluation = evaluate_set(upscaler, test_set, border, out, identity, stop, padded)
-            page.write_page(out / "index.html", test_set, evaluation, shown)
-            report.write_sheets(out, test_set, evaluation, sheets)
+            if processes.is_first():
+                page.write_page(out / "index.html", test_set, evaluation, shown)
+                report.write_sheets(out, test_set, evaluation, sheets)
         except OSError as error:
             raise InputError(f"cannot write the results to {out}: {error}") from error
         results[test_set.name] = evaluation.result

@@ -12,8 +12,9 @@ from rrsr_jax import config_checks, processes
 from rrsr_jax.console import StopRequest, log
 from rrsr_jax.data import pipeline
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation import evaluate, results
+from rrsr_jax.evaluation import results
 from rrsr_jax.evaluation.results import Results
+from rrsr_jax.evaluation.sharing import Stopped
 from rrsr_jax.training import stages
 from rrsr_jax.training.source import Source, to_devices
 from rrsr_jax.training.stage import Stage
@@ -294,20 +295,20 @@ def _train(
 def _evaluate(
     stage: Stage, workdir: pathlib.Path, params: Mapping[str, Any] | None, step: int | str, stop: StopRequest
 ) -> Results | None:
-    """Evaluates on the first process, prints a table and writes `results.json`; None if asked to stop."""
-    found: Results | None = {}
-    if stage.test_sets and processes.is_first():
-        params = None if params is None else on_one_device(params)
-        try:
-            found = stage.evaluate(params, step, workdir, stop.received)
-        except evaluate.Stopped:
-            log("stopped while evaluating; the same command goes on from there")
-            found = None
-    if found:
+    """Evaluates on all devices; the first process prints a table and writes `results.json`. None if any was asked to stop."""
+    if not stage.test_sets:
+        return {}
+    try:
+        found = stage.evaluate(params, step, workdir, stop.received)
+    except Stopped:
+        log("stopped while evaluating; the same command goes on from there")
+        return None
+    if processes.is_first():
         results.write(workdir / "results.json", results.identity(params, step, stage.config), found)
         log(f"step {step}: results in {workdir}/results.json")
         print(stage.report(found))
-    return processes.of_first(found)
+    processes.gather("evaluated")
+    return found
 
 
 def on_one_device(params: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from rrsr_jax.data.images import downscale, upscale
 from rrsr_jax.evaluation import correspondence, protocols
-from rrsr_jax.evaluation.evaluate import Stopped
+from rrsr_jax.evaluation.sharing import Stopped
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from tests.helpers import noise, random_params, tiny_config
 

@@ -16,7 +16,9 @@ from rrsr_jax import models
 from rrsr_jax.data import prepare
 from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.evaluation import evaluate, protocols
+from rrsr_jax.evaluation import rows as scores
 from rrsr_jax.evaluation.metrics import quality
+from rrsr_jax.evaluation.sharing import Stopped
 from rrsr_jax.training import stages
 from rrsr_jax.training.step import make_mesh
 from tests.helpers import damage, grey, nearest, noise, open_set, random_params, tiny_config, tiny_rrsr, write
@@ -122,7 +124,7 @@ def test_an_interrupted_evaluation_goes_on(photos, tmp_path):
         return nearest(lr, ref, valid)
 
     test_set = open_set(photos, "photos")
-    with pytest.raises(evaluate.Stopped):
+    with pytest.raises(Stopped):
         evaluate.evaluate_set(upscaler, test_set, 4, out, IDENTITY, stop=lambda: len(calls) == 5)
     text = (out / "images.csv").read_text()
     (out / "images.csv").write_text(text[:-9])  # the last row is cut off
@@ -141,9 +143,10 @@ def test_an_interrupted_evaluation_goes_on(photos, tmp_path):
 def test_results_without_a_metric_are_not_taken_over(photos, tmp_path, monkeypatch):
     test_set = open_set(photos, "photos", references="bicubic")
     metrics = evaluate.METRICS
-    monkeypatch.setattr(evaluate, "METRICS", metrics[:2])
+    for module in (evaluate, scores):
+        monkeypatch.setattr(module, "METRICS", metrics[:2])
     evaluate.evaluate_set(None, test_set, 4, tmp_path / "out", IDENTITY)
-    monkeypatch.setattr(evaluate, "METRICS", metrics)
+    monkeypatch.undo()
     fresh = evaluate.evaluate_set(None, test_set, 4, tmp_path / "fresh", IDENTITY)
     assert evaluate.evaluate_set(None, test_set, 4, tmp_path / "out", IDENTITY) == fresh
 
