@@ -13,6 +13,7 @@ import pathlib
 import platform
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -107,6 +108,7 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None, data: Mapping[str, Any] | None = None):
         self._config, self._data, self._folder = config, data, workdir.absolute() / "checkpoints"
+        self._failed: list[BaseException] = []  # in the background
         if config is not None:
             inside(workdir, "checkpoints")
         self._latest, self._saving = _choose(workdir, config is not None, data), None
@@ -114,7 +116,7 @@ class Checkpoints:
             raise InputError(
                 f"{workdir}: a trained network expected, this run was stopped before its first step; give its command again"
             )
-        handlers = dict(state=ocp.StandardCheckpointHandler(), description=ocp.JsonCheckpointHandler())
+        handlers = dict(state=_StateHandler(self._failed), description=ocp.JsonCheckpointHandler())
         options = dict(read_only=True, create=False)
         if config is not None:
             if jax.process_index() == 0:
@@ -151,13 +153,18 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises InputError if the save in the background has failed; takes no time."""
-        if self._saving is not None and not self._manager.is_saving_in_progress():
+        if self._saving is not None and (self._failed or not self._manager.is_saving_in_progress()):
             self.wait()
 
     def wait(self) -> None:
         """Waits for the save in the background; raises InputError if it failed."""
         if self._saving is not None:
             with self._disk_errors():
+                # Of several processes, Orbax tells one that writing has failed only after all the others have written.
+                while processes.count() > 1 and self._manager.is_saving_in_progress():
+                    if self._failed:
+                        raise self._failed[0]
+                    time.sleep(0.01)
                 self._manager.wait_until_finished()
             self._latest, self._saving = self._saving, None
 
@@ -190,13 +197,18 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with contextlib.suppress(OSError, ValueError):  # the manager repeats what has been said
-                self._manager.close()
+            if processes.count() == 1 or not self._failed:  # else the manager would wait for the others
+                with contextlib.suppress(OSError, ValueError):  # the manager repeats what has been said
+                    self._manager.close()
 
     def _write_checksums(self) -> None:
         """Orbax calls this when all items are written, before the folder gets its final name."""
-        (folder,) = self._folder.glob(f"{self._saving}{_UNFINISHED}")
-        write_checksums(folder)
+        try:
+            (folder,) = self._folder.glob(f"{self._saving}{_UNFINISHED}")
+            write_checksums(folder)
+        except BaseException as error:
+            self._failed.append(error)
+            raise
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -226,6 +238,35 @@ class Checkpoints:
                 f"checkpoint {self._folder}/{self._latest} is as it was written, but cannot be read ({error}); its description "
                 "tells the versions of the libraries that wrote it"
             ) from error
+
+
+class _StateHandler(ocp.StandardCheckpointHandler):
+    """Writes a state, and keeps in `failed` why it could not be written in the background."""
+
+    def __init__(self, failed: list[BaseException]):
+        super().__init__()
+        self._failed = failed
+
+    async def async_save(self, *args: Any, **kwargs: Any) -> list[Any] | None:
+        written = await super().async_save(*args, **kwargs)
+        return written and [_Watched(future, self._failed) for future in written]
+
+
+class _Watched:
+    """A future of Orbax that tells why it failed."""
+
+    def __init__(self, future: Any, failed: list[BaseException]):
+        self._future, self._failed = future, failed
+
+    def result(self, timeout: float | None = None) -> Any:
+        try:
+            return self._future.result(timeout)
+        except BaseException as error:
+            self._failed.append(error)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._future, name)
 
 
 @contextlib.contextmanager
