@@ -50,8 +50,7 @@ flags.register_validator(
 def main(argv: list[str]) -> None:
     """Runs the mode; bad input ends with a message and exit status 2, a request to stop with `STOPPED`."""
     del argv  # the program's name
-    # Orbax and JAX log a lot. They also raise their errors, but with several processes only after waiting for the others.
-    logging.set_verbosity(logging.ERROR if _DISTRIBUTED.value else logging.FATAL)
+    logging.set_verbosity(logging.FATAL)  # Orbax and JAX log a lot, and also raise their errors
     python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's, of a save that fails
     kernels = python_logging.getLogger("kernels")
     kernels.level, kernels.handlers, kernels.propagate = python_logging.INFO, [_ToLog()], False

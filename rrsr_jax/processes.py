@@ -105,7 +105,7 @@ def gather(value: Any) -> list[Any]:
     """The JSON values of all processes, in their order, known to all of them; all must call it."""
     if count() == 1:
         return [value]
-    client, me = distributed.global_state.client, distributed.global_state.process_id
+    client, me = _client(), distributed.global_state.process_id
     number = next(_exchanges)
     folder = f"rrsr/exchange/{number}"
     client.key_value_set(f"{folder}/{me}", json.dumps(value))
@@ -125,7 +125,7 @@ def of_first(value: Any) -> Any:
 def tell_stop() -> None:
     """Tells the other processes that this one was asked to stop, where no training step does."""
     if count() > 1:
-        distributed.global_state.client.key_value_set(_STOP, "", allow_overwrite=True)
+        _client().key_value_set(_STOP, "", allow_overwrite=True)
 
 
 def told_stop() -> bool:
@@ -167,7 +167,7 @@ def ending_together(interrupted: str) -> Iterator[None]:
     watcher.start()
     try:
         yield
-        distributed.global_state.client.wait_at_barrier("rrsr/done", _LONG // datetime.timedelta(milliseconds=1))
+        _client().wait_at_barrier("rrsr/done", _LONG // datetime.timedelta(milliseconds=1))
     except BaseException as error:
         ended.set()
         _end(error, interrupted)
@@ -186,7 +186,7 @@ def _end(error: BaseException, interrupted: str) -> NoReturn:
         message, status = _explain(error), 1
     me = distributed.global_state.process_id
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first, or process 0 is gone
-        distributed.global_state.client.key_value_set(_FAILURE, json.dumps({"process": me, "status": status}))
+        _client().key_value_set(_FAILURE, json.dumps({"process": me, "status": status}))
     failure = _failure()
     if failure is None or failure["process"] == me:
         _leave(status, f": {message}")
@@ -220,7 +220,7 @@ def _failure() -> dict[str, int] | None:
 
 def _try_get(key: str) -> str | None:
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # not found, or process 0 is gone
-        return distributed.global_state.client.key_value_try_get(key)
+        return _client().key_value_try_get(key)
     return None
 
 
@@ -233,7 +233,7 @@ def _leave(status: int, message: str) -> NoReturn:
     with contextlib.suppress(OSError):  # the disk that is full may have the log
         print(f"process {distributed.global_state.process_id} of {count()}{message}", file=sys.stderr, flush=True)
     with contextlib.suppress(jax.errors.JaxRuntimeError):
-        distributed.global_state.client.wait_at_barrier("rrsr/end", 10_000)
+        _client().wait_at_barrier("rrsr/end", 10_000)
     if is_first():
         time.sleep(0.5)
     with contextlib.suppress(OSError):
@@ -241,11 +241,15 @@ def _leave(status: int, message: str) -> NoReturn:
     os._exit(status)
 
 
+def _client() -> Any:
+    return distributed.global_state.client
+
+
 def _wait_for(key: str) -> str:
     """The value under a key, as soon as there is one. Signals are noticed in between."""
     while True:
         try:
-            return distributed.global_state.client.blocking_key_value_get(key, 1000)
+            return _client().blocking_key_value_get(key, 1000)
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise

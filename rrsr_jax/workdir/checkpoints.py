@@ -108,7 +108,7 @@ class Checkpoints:
 
     def __init__(self, workdir: pathlib.Path, config: ConfigDict | None = None, data: Mapping[str, Any] | None = None):
         self._config, self._data, self._folder = config, data, workdir.absolute() / "checkpoints"
-        self._failed: list[BaseException] = []  # in the background
+        self._failed: list[BaseException] = []  # in saving
         if config is not None:
             inside(workdir, "checkpoints")
         self._latest, self._saving = _choose(workdir, config is not None, data), None
@@ -116,7 +116,7 @@ class Checkpoints:
             raise InputError(
                 f"{workdir}: a trained network expected, this run was stopped before its first step; give its command again"
             )
-        handlers = dict(state=_StateHandler(self._failed), description=ocp.JsonCheckpointHandler())
+        handlers = dict(state=_state_handler(self._failed), description=ocp.JsonCheckpointHandler())
         options = dict(read_only=True, create=False)
         if config is not None:
             if jax.process_index() == 0:
@@ -148,8 +148,13 @@ class Checkpoints:
             description=ocp.args.JsonSave(_describe(self._config, step) | {"data": self._data}),
         )
         self._saving = step
-        with self._disk_errors():
-            self._manager.save(step, args=ocp.args.Composite(**parts))
+        try:
+            with self._disk_errors():
+                self._manager.save(step, args=ocp.args.Composite(**parts))
+        except BaseException as error:
+            self._saving = None
+            self._failed.append(error)
+            raise
 
     def check(self) -> None:
         """Raises InputError if the save in the background has failed; takes no time."""
@@ -240,16 +245,17 @@ class Checkpoints:
             ) from error
 
 
-class _StateHandler(ocp.StandardCheckpointHandler):
-    """Writes a state, and keeps in `failed` why it could not be written in the background."""
+def _state_handler(failed: list[BaseException]) -> ocp.StandardCheckpointHandler:
+    """Writes a state, and adds to `failed` why it could not be written in the background."""
+    handler = ocp.StandardCheckpointHandler()  # Orbax knows its arguments by this very class
+    start = handler.async_save
 
-    def __init__(self, failed: list[BaseException]):
-        super().__init__()
-        self._failed = failed
+    async def async_save(*args: Any, **kwargs: Any) -> list[Any] | None:
+        written = await start(*args, **kwargs)
+        return written and [_Watched(future, failed) for future in written]
 
-    async def async_save(self, *args: Any, **kwargs: Any) -> list[Any] | None:
-        written = await super().async_save(*args, **kwargs)
-        return written and [_Watched(future, self._failed) for future in written]
+    handler.async_save = async_save
+    return handler
 
 
 class _Watched:
