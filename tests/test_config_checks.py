@@ -104,17 +104,21 @@ def test_a_field_that_is_missing_or_unknown_is_named(field):
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
     [
-        ("demo", {"loss.rec": 0.0, "loss.rtrr": 0.0}, "config.loss: a weight above 0 expected of rec or rtrr, got "),
+        (
+            "demo",
+            {"loss.rec": 0.0, "loss.rtrr": 0.0},
+            "config.loss: a weight above 0 expected of rec or rtrr or upscale, got ",
+        ),
         (
             "cufed5_gan",
             {"stage": "rec"},
-            "config.loss.perceptual: 0 expected, because stage rec has the terms rec, rtrr only, got 0.0001",
+            "config.loss.perceptual: 0 expected, because stage rec has the terms rec, rtrr, upscale only, got 0.0001",
         ),
         ("matcher:student", {"stage": "teacher"}, "config.loss.distillation: 0 expected, because stage teacher has "),
         (
             "cufed5_gan",
             {"loss.rec": 0.0, "loss.rtrr": 0.0},
-            "config.loss: a weight above 0 expected of rec or rtrr, which the first 10000 steps",
+            "config.loss: a weight above 0 expected of rec or rtrr or upscale, which the first 10000 steps",
         ),
         (
             "srcnn",

@@ -1,11 +1,19 @@
-"""Terms of the objectives of CrossNet, SRNTT, SSEN and DCSR, each a small pure function, as those of `losses.py`."""
+"""Terms of the objectives of the other methods of the paper's Table 1, each a small pure function, as those of `losses.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from rrsr_jax.models.resampling import bicubic, bicubic_downsample_matlab
+from rrsr_jax.training import losses
+
+CELLS = 16  # pixels a side of the patches of a map whose Gram matrices are compared
+
+
+def mse(target: jax.Array, prediction: jax.Array) -> jax.Array:
+    """Mean squared difference, of SRGAN's first stage and ENet-E."""
+    return ((target - prediction) ** 2).mean()
 
 
 def charbonnier(target: jax.Array, prediction: jax.Array) -> jax.Array:
@@ -13,7 +21,64 @@ def charbonnier(target: jax.Array, prediction: jax.Array) -> jax.Array:
     return jnp.sqrt((target - prediction) ** 2 + 1e-6).mean()
 
 
+def perceptual(
+    features_sr: Mapping[str, jax.Array],
+    features_hr: Mapping[str, jax.Array],
+    layer_weights: Mapping[str, float],
+    criterion: str,
+    normalise: bool = False,
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Differences of features, weighted by layer and added.
+
+    Args:
+      features_sr, features_hr: (N, H, W, C) by layer.
+      layer_weights: of the layers to look at.
+      criterion: `l1` (ESRGAN, RankSRGAN) or `mse` (SRGAN, ENet, SRNTT, TTSR), means over all values; `frobenius` (RRSR), the norm
+        over the whole batch.
+      normalise: whether each image's map is divided by its mean first (ENet).
+      axis_name: of the devices that share the batch, if any.
+    """
+    total = 0.0
+    for layer, weight in layer_weights.items():
+        pair = features_sr[layer], features_hr[layer]
+        if normalise:
+            pair = _mean_one(pair[0]), _mean_one(pair[1])
+        if criterion == "frobenius":
+            total += weight * losses.perceptual(*pair, axis_name=axis_name)
+        else:
+            total += weight * {"l1": losses.l1, "mse": mse}[criterion](*pair)
+    return jnp.asarray(total)
+
+
 def texture(
+    features_sr: Mapping[str, jax.Array], features_hr: Mapping[str, jax.Array], layer_weights: Mapping[str, float]
+) -> jax.Array:
+    """ENet's texture loss: mean squared differences of Gram matrices of `CELLS` x `CELLS` patches, weighted by layer and added.
+
+    Each image's map is divided by its mean first. Arguments as in `perceptual`; sides are multiples of `CELLS`.
+    """
+
+    def grams(x):
+        n, h, w, c = x.shape
+        patches = _mean_one(x).reshape(n, h // CELLS, CELLS, w // CELLS, CELLS, c)
+        return jnp.einsum("nyixjc,nyixjd->nyxcd", patches, patches)
+
+    terms = [weight * mse(grams(features_sr[k]), grams(features_hr[k])) for k, weight in layer_weights.items()]
+    return sum(terms[1:], terms[0])
+
+
+def _mean_one(x: jax.Array) -> jax.Array:
+    return x / x.mean((1, 2, 3), keepdims=True)
+
+
+def transferal(transferred: Sequence[jax.Array], features: Sequence[jax.Array]) -> jax.Array:
+    """TTSR's transferal perceptual loss: mean squared differences, a mean over maps; arguments as in `texture_transfer`."""
+    terms = [mse(a, b) for a, b in zip(transferred, features, strict=True)]
+    return sum(terms[1:], terms[0]) / len(terms)
+
+
+def texture_transfer(
     transferred: Sequence[jax.Array], features: Sequence[jax.Array], weights: Sequence[jax.Array] | None = None
 ) -> jax.Array:
     """SRNTT's texture loss: squared differences of Gram matrices, a mean over maps (eq. 4 of its paper).
@@ -63,13 +128,15 @@ _STEPS = (-1, 0, 1)
 _BLUR = (0.1663067, 0.12075024, 0.08767308)  # by distance from the middle, along y plus along x
 
 
-def contextual(x: jax.Array, y: jax.Array) -> jax.Array:
+def contextual(x: jax.Array, y: jax.Array, axis_name: str | None = None) -> jax.Array:
     """DCSR's contextual loss: how well each pixel of `x` is found among those of `y`, which may lie anywhere.
 
     Args:
       x, y: features (N, H, W, C) and (N, Hy, Wy, C), of VGG-19's relu3_4.
+      axis_name: of the devices that share the batch, if any: all of it has one mean.
     """
     mean = y.mean((0, 1, 2), keepdims=True)
+    mean = mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
     def one(x, y):
         """(P, C) and (Q, C)."""
