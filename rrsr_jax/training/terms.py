@@ -104,7 +104,7 @@ def judged_terms(
         features = [of_sr[layer] for layer in _LAYERS["texture_transfer"]]
         terms["texture_transfer"] = losses_table1.texture_transfer(maps, features, score)
     if weights.get("transferal"):
-        extractor = VGG("relu3_1", model.vgg_channels)  # pyright: ignore[reportAttributeAccessIssue]
+        extractor = VGG("relu3_1", channels=model.vgg_channels)  # pyright: ignore[reportAttributeAccessIssue]
         own: Any = extractor.apply({"params": jax.lax.stop_gradient(state.generator["vgg"])}, sr)
         terms["transferal"] = losses_table1.transferal(maps, [own[f"relu{level}_1"] for level in (3, 2, 1)])
     if weights.get("contextual_ref"):
