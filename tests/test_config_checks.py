@@ -12,9 +12,11 @@ from rrsr_jax import config_checks, models, weights
 from rrsr_jax.data import datasets
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import metrics
-from rrsr_jax.models import rrsr
+from rrsr_jax.models import encoders, rrsr
+from rrsr_jax.models.contract import read_contract
 from rrsr_jax.models.correspondence import CorrespondenceNet
-from rrsr_jax.training import stages, train
+from rrsr_jax.models.discriminator import DISCRIMINATORS
+from rrsr_jax.training import adversarial, passes, stages, train
 from tests.helpers import CONFIGS, get_config, tiny_config
 
 VALUES = {name: dict(config_checks._flat(get_config(name))) for name in CONFIGS}
@@ -78,7 +80,11 @@ def test_every_config_is_in_range_and_every_number_has_a_range(name):
 def test_a_bad_value_is_named_with_its_field_and_range(field, model):
     name = FIELDS[field, model]
     for bad in bad_values(VALUES[name][field]):
-        if isinstance(bad, tuple) and field in ("discriminator.features", "decay_steps") and "1" not in bad:
+        if (
+            isinstance(bad, tuple)
+            and field in ("discriminator.features", "ranker.features", "updates", "decay_steps")
+            and "1" not in bad
+        ):
             continue  # of any number of values
         config = changed(name, field, bad)
         rule = config_checks.rule_of(field, VALUES[name])
@@ -126,6 +132,27 @@ def test_a_field_that_is_missing_or_unknown_is_named(field):
             "config.learning_rates: a rate above 0",
         ),
         ("demo", {"schedule": "cosine", "decay_steps": (1, 2)}, "config.decay_steps: one step, where the cosine"),
+        (
+            "demo",
+            {"schedule": "cosine_restarts", "decay_steps": (2, 2)},
+            "config.decay_steps: one or more rising steps, where each cosine ends, expected, got (2, 2)",
+        ),
+        (
+            "table1:srgan_rec",
+            {"accumulate": 2},
+            "config.accumulate: 1 expected for srgan, whose batch normalisation looks at all images of a device, got 2",
+        ),
+        (
+            "table1:enet",
+            {"data.patch": 96},
+            "config.data.patch: a multiple of 64 expected, because config.texture cuts",
+        ),
+        ("table1:dcsr", {"loss.adversarial": 1.0}, "config.weights.discriminator: text expected, got no such field"),
+        (
+            "cufed5_gan",
+            {"updates": ("generator",)},
+            "config.updates: discriminator among them expected with config.loss.adversarial, got ('generator',)",
+        ),
         ("matcher:teacher", {"data.patch": 64}, "config.data.patch: at least 80 expected, "),
         (
             "demo",
@@ -201,6 +228,15 @@ def test_the_rules_know_what_the_program_knows():
         }
         assert set(rules) == set(defaults)
         assert all(rules[field].holds(default) for field, default in defaults.items())
+    for name, rules in config_checks.DISCRIMINATORS.items():
+        fields = {f.name for f in dataclasses.fields(DISCRIMINATORS[name])} - {"parent", "name", "axis_name"}
+        assert set(rules) == fields
+    assert set(config_checks.DISCRIMINATORS) == set(DISCRIMINATORS)
+    assert set(config_checks.LAYERS) == set(encoders.layer_names())
+    for field, names in {"pixel_loss": passes.PIXEL_LOSSES, "objective": adversarial.OBJECTIVES}.items():
+        assert config_checks.rule_of(field, {}).expected == config_checks.one_of(*names).expected
+    normalised = {name for name, model in models.MODELS.items() if read_contract(model()).takes_train}
+    assert set(config_checks.BATCH_NORMALISED) == normalised
     rules = config_checks.MODELS["rrsr"]
     choices = {"pre_offsets": rrsr.PRE_OFFSETS, "remat": rrsr.REMAT, "dtype": rrsr.DTYPES, "match_dtype": rrsr.DTYPES}
     for field, names in {**choices, "deform_conv": ["", *deform_conv.IMPLEMENTATIONS]}.items():
