@@ -13,6 +13,7 @@
 | enet_rec, enet | ENet-E; ENet-PAT | none; 24.24 dB / 0.695 |
 | esrgan_rec, esrgan | RRDB_PSNR; ESRGAN | none; 21.90 dB / 0.633 |
 | ranksrgan_rec, ranksrgan | RankSRGAN's generator, trained as RRDB_PSNR; RankSRGAN | none; 22.31 dB / 0.635 |
+| ranker | the Ranker that RankSRGAN learns from: by results of srgan_rec, srgan and esrgan on their training images | none |
 | crossnet, crossnet_rtrr | CrossNet; with reciprocal training | 25.48 dB / 0.764; none |
 | srntt_rec, srntt_rtrr, srntt | SRNTT-rec; with reciprocal training; SRNTT | 26.24 dB / 0.784; none; 25.61 dB / 0.764 |
 | ssen_rec, ssen_rtrr | SSEN, as far as it is known; with reciprocal training | 26.78 dB / 0.791; none |
@@ -24,7 +25,8 @@ Without a reference, optimiser, schedule, batch and patch are those of each meth
 CUFED's 160 pixels; the data are those of the paper's run. With references (from CrossNet on) all of this is as in the paper's
 run, but SSEN, TTSR and MASA have their own. Losses and their weights are those of each method's publication. Where it is silent,
 the choice is ours, see docs/differences.md. SRNTT, DCSR and TTSR start from `--config.weights.vgg=vgg19.pth`; losses that look at
-features need the same file, as `--config.weights.vgg19_full` beyond relu5_1. Time on a GPU: not measured yet.
+features need the same file, as `--config.weights.vgg19_full` beyond relu5_1. Before
+`ranker`, evaluate the runs that it looks at on `cufed`: `--mode=eval --config.eval.sets=cufed`. Time on a GPU: not measured yet.
 """
 
 from typing import Any
@@ -63,6 +65,22 @@ _SINGLE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "esrgan": (dict(name="esrgan", features=64, blocks=23, growth=32), _PSNR),
     "ranksrgan": (dict(name="ranksrgan", features=64, blocks=16), _PSNR),
+    # Without images of its own: the results of three other runs.
+    "ranker": (
+        dict(name="ranker", features=(64, 128, 256, 512, 512), hidden=100),
+        dict(
+            stage="ranker",
+            loss=dict(ranking=1.0),
+            rank_set=dict(srresnet="srgan_rec", srgan="srgan", esrgan="esrgan", images="cufed", stride=160, block=32),
+            batch_size=16,
+            steps=400_000,
+            patch=160,
+            learning_rate=1e-4,
+            decay_steps=(100_000, 200_000),
+            decay_factor=0.5,
+            weight_decay=1e-4,
+        ),
+    ),
 }
 
 # By model with references: its fields, the files and rates of its modules besides the model's own, and of the training what
@@ -220,6 +238,7 @@ _FEATURES = dict.fromkeys(_LOSSES, "vgg19_full") | dict(srntt="vgg", dcsr="vgg",
 # By row: the method, and `rec`, `rtrr` or `all`, its losses.
 ROWS = {
     "nlsn": ("nlsn", "rec"),
+    "ranker": ("ranker", "rec"),
     **{f"{name}_rec": (name, "rec") for name in ("srgan", "enet", "esrgan", "ranksrgan")},
     "crossnet": ("crossnet", "rec"),
     **{f"{name}_rec": (name, "rec") for name in ("srntt", "ssen", "dcsr", "ttsr", "masa")},
@@ -258,6 +277,10 @@ def _without_references(name: str) -> ConfigDict:
     c = srcnn.get_config()
     c.model = ConfigDict(model)
     c.weights = ConfigDict({name: ""})
+    if name == "ranker":
+        c.weights = ConfigDict(dict(ranksrgan_ranker=""))
+        c.loss = ConfigDict()
+        c.eval.sets = ""
     c.learning_rates = ConfigDict(dict(default=1e-4))
     return _trained_by(c, training)
 
@@ -280,7 +303,7 @@ def _with_all_losses(c: ConfigDict, name: str) -> ConfigDict:
         c.weights.discriminator = ""
         c.learning_rates.discriminator = 1e-4
     if "ranking" in weights:
-        c.weights.ranksrgan_ranker = ""
+        c.weights.ranksrgan_ranker = "ranker"  # a row of this file
     if name in _SINGLE:
         c.init_from = f"{name}_rec"  # a row of this file
         fields = dict(schedule="steps", pixel_loss="l1") | fields

@@ -52,6 +52,7 @@ LOSSES = {
         ),
         *("back_projection", "ranking", "adversarial"),
     ),
+    "ranker": ("ranking",),
 }
 # Terms of one model only, which look at what it has besides its result.
 TERMS_OF = {"upscale": "srntt", "texture_transfer": "srntt", "transferal": "ttsr"}
@@ -64,6 +65,8 @@ REQUIRED = (
 )  # of these terms; a config leaves out others that it does not have
 BATCH_NORMALISED = ("srgan", "srntt")  # models with batch normalisation
 MATCHERS = ("teacher", "student")  # the stages of the correspondence net
+# The networks that are no super-resolution models, by the stages that train them.
+OWN_MODELS: dict[Any, str] = {**dict.fromkeys(MATCHERS, "correspondence"), "ranker": "ranker"}
 # Files of pretrained parameters, see `weights.KINDS`: of models, encoders, discriminators, and the Ranker.
 WEIGHTS = (
     *("rrsr", "c2_matching", "masa", "ttsr", "crossnet", "srntt", "ssen", "dcsr", "dcsr_x2"),
@@ -153,6 +156,12 @@ _ADVERSARIAL = {
     "objective": one_of("wgan_gp", "wgan_gp_per_pixel", "standard", "relativistic", "relativistic_detached"),
     "discriminator.name": one_of(*DISCRIMINATORS),
 }
+_RANK_SET = {
+    **{f"rank_set.{method}": TEXT for method in ("srresnet", "srgan", "esrgan")},
+    "rank_set.images": TEXT,
+    "rank_set.stride": _COUNT,
+    "rank_set.block": whole(8, 4096, multiple=2),
+}
 # Of VGG-19; `texture` cuts maps of the first three levels.
 LAYERS = (
     *(
@@ -170,6 +179,7 @@ SOMETIMES: dict[str, Rule] = {
     "perceptual.criterion": one_of("l1", "mse", "frobenius"),
     "perceptual.normalise": FLAG,
     **{f"{term}.layer_weights.{layer}": _WEIGHT for term in ("perceptual", "texture") for layer in LAYERS},
+    **_RANK_SET,
     "ranker.features": several(CHANNELS, 1, 16),
     "ranker.hidden": CHANNELS,
     **{f"loss.{term}": _WEIGHT for terms in LOSSES.values() for term in terms},
@@ -202,7 +212,8 @@ def rule_of(field: str, values: Mapping[str, Any]) -> Rule | None:
 
 def models_of(stage: Any) -> tuple[str, ...]:
     """Names of the models that a stage trains."""
-    return tuple(name for name in MODELS if (name == "correspondence") == (stage in MATCHERS))
+    own = OWN_MODELS.get(stage)
+    return (own,) if own else tuple(name for name in MODELS if name not in OWN_MODELS.values())
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -245,6 +256,8 @@ def _needed(values: Mapping[str, Any]) -> list[str]:
         needed += ["weights.vgg16", "weights.vgg", "weights.correspondence"]
     elif values["model.name"] in ("rrsr", "c2_matching"):
         needed.append("weights.correspondence")
+    if stage == "ranker":
+        needed += [*_RANK_SET, "weights.ranksrgan_ranker"]
     if stage == "gan":
         needed.append("loss.adversarial")
         needed += ["weights.discriminator", *_ADVERSARIAL] * bool(values.get("loss.adversarial"))

@@ -65,6 +65,7 @@ TEXT = Rule("text", lambda value: isinstance(value, str) and "\0" not in value)
 FLAG = Rule("True or False", lambda value: isinstance(value, bool))
 
 CHANNELS, _BLOCKS = whole(1, 4096), whole(0, 256)
+PAIRS = several(CHANNELS, 1, 16)
 _HALVED = whole(2, 4096)  # channels of which one layer has half
 _WIDTHS = several(CHANNELS, 3)
 _MATCH_TILE = whole(1, 2**40)
@@ -159,10 +160,10 @@ MODELS: dict[str, dict[str, Rule]] = {
     "enet": {"features": CHANNELS, "blocks": _BLOCKS, "half_pixel": FLAG},
     "esrgan": {"features": CHANNELS, "blocks": _BLOCKS, "growth": CHANNELS},
     "ranksrgan": {"features": CHANNELS, "blocks": _BLOCKS},
+    "ranker": {"features": PAIRS, "hidden": CHANNELS},
     "correspondence": {"channels": _WIDTHS},
 }
 
-PAIRS = several(CHANNELS, 1, 16)
 # The fields of each discriminator, likewise.
 DISCRIMINATORS: dict[str, dict[str, Rule]] = {
     "rrsr": {"features": PAIRS, "head": CHANNELS},

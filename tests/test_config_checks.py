@@ -16,6 +16,7 @@ from rrsr_jax.models import encoders, rrsr
 from rrsr_jax.models.contract import read_contract
 from rrsr_jax.models.correspondence import CorrespondenceNet
 from rrsr_jax.models.discriminator import DISCRIMINATORS
+from rrsr_jax.models.ranksrgan import Ranker
 from rrsr_jax.training import adversarial, passes, stages, train
 from tests.helpers import CONFIGS, get_config, tiny_config
 
@@ -220,7 +221,7 @@ def test_nothing_is_built_or_written_before_the_check(tmp_path, monkeypatch):
 
 def test_the_rules_know_what_the_program_knows():
     """Names and numbers that stand here once more, because the check is done before JAX is imported."""
-    known = {**models.MODELS, "correspondence": CorrespondenceNet}
+    known = {**models.MODELS, "correspondence": CorrespondenceNet, "ranker": Ranker}
     assert set(config_checks.MODELS) == set(known)
     for name, rules in config_checks.MODELS.items():
         defaults = {

@@ -70,8 +70,9 @@ def shrunk(name):
 
 
 def elsewhere(name):
-    """`demo` and `photos` run in test_train, all losses of Table 1's methods in test_recipes."""
-    return name in ("demo", "photos") or (name.startswith("table1:") and get_config(name).stage == "gan")
+    """`demo` and `photos` run in test_train, all losses of Table 1's methods in test_recipes, the Ranker in test_ranker."""
+    others = name.startswith("table1:") and get_config(name).stage != "rec"
+    return others or name in ("demo", "photos") or name.startswith("rank_chain:")  # rows of table1 in small
 
 
 # Of configs that are alike when shrunk, one.
@@ -246,11 +247,19 @@ def test_left_half_of_table_2_adds_one_thing_at_a_time(stem, progressive, expert
         },
         "table1:ranksrgan": {
             "loss": {"rec": 0.0, "rtrr": 0.0, "perceptual": 1.0, "ranking": 0.03, "adversarial": 5e-3},
+            "weights.ranksrgan_ranker": "ranker",
             "objective": "standard", "updates": ("generator", "discriminator"), "batch_size": 8, "adam_betas": (0.9, 0.99),
             "perceptual.layer_weights": {"conv5_4": 1.0}, "perceptual.criterion": "l1", "discriminator.name": "vgg_style",
             "discriminator.initial": "default", "ranker.features": (64, 128, 256, 512, 512), "ranker.hidden": 100,
             "steps": 500_000, "decay_steps": (50_000, 100_000, 200_000, 300_000), "decay_factor": 0.5, "schedule": "steps",
             "learning_rates": {"default": 1e-4, "discriminator": 1e-4}, "init_from": "ranksrgan_rec",
+        },
+        "table1:ranker": {
+            "learning_rates.default": 1e-4, "weight_decay": 1e-4, "decay_steps": (100_000, 200_000), "decay_factor": 0.5,
+            "steps": 400_000, "batch_size": 16, "adam_betas": (0.9, 0.999), "model.features": (64, 128, 256, 512, 512),
+            "rank_set": {
+                "srresnet": "srgan_rec", "srgan": "srgan", "esrgan": "esrgan", "images": "cufed", "stride": 160, "block": 32,
+            },
         },
         "table1:srntt": {
             "loss": {
@@ -285,7 +294,10 @@ def test_published_constants(name, expected):
     assert found == expected
 
 
-@pytest.mark.parametrize("name", [n for n in CONFIGS if n in (*models.MODELS, "cufed5") or n.startswith("table1:")])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in CONFIGS if n in (*models.MODELS, "cufed5") or (n.startswith("table1:") and n != "table1:ranker")],
+)
 def test_defaults_of_a_model_are_its_published_fields(name):
     """Costs and benchmarks have no config, and take them."""
     fields = get_config(name).model.to_dict()

@@ -108,6 +108,17 @@ def texture_weights(score: jax.Array) -> list[jax.Array]:
     return [jax.nn.sigmoid(-20 * x + 0.65) for x in enlarged]
 
 
+def ranking(first: jax.Array, second: jax.Array, label: jax.Array) -> jax.Array:
+    """What RankSRGAN's Ranker minimises: mean of max(0, 0.5 - label (first - second)), of scores clipped to [-5, 5].
+
+    Args:
+      first, second: scores (N,) of two images.
+      label: (N,), 1 where the first one's should be the larger, the worse, else -1.
+    """
+    first, second = (jnp.clip(scores, -5, 5) for scores in (first, second))
+    return jnp.maximum(0, 0.5 - label * (first - second)).mean()
+
+
 def back_projection(lr: jax.Array, sr: jax.Array) -> jax.Array:
     """Mean absolute difference between `lr` (N, h, w, 3) and the reduced `sr` (N, 4h, 4w, 3)."""
     return jnp.abs(bicubic_downsample_matlab(sr, sr.shape[1] // lr.shape[1]) - lr).mean()
