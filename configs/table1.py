@@ -2,9 +2,9 @@
 
     python -m rrsr_jax.main --config=configs/table1.py:esrgan_rec --workdir=runs/esrgan_rec
     python -m rrsr_jax.main --config=configs/table1.py:esrgan --workdir=runs/esrgan \\
-        --config.init_from=runs/esrgan_rec --config.weights.vgg19_full=vgg19.pth
+        --config.init_from=runs/esrgan_rec --config.weights.vgg=vgg19.pth
     python -m rrsr_jax.experiments.table --configs configs/table1.py --workdir=runs/table1 \\
-        --set weights.vgg=vgg19.pth weights.vgg19_full=vgg19.pth  # all rows; those with init_from start from that row
+        --set weights.vgg=vgg19.pth  # all rows; those with init_from start from that row
 
 | row | what | published result on CUFED5 |
 |---|---|---|
@@ -24,8 +24,7 @@
 Without a reference, optimiser, schedule, batch and patch are those of each method's own publication, with patches of at most
 CUFED's 160 pixels; the data are those of the paper's run. With references (from CrossNet on) all of this is as in the paper's
 run, but SSEN, TTSR and MASA have their own. Losses and their weights are those of each method's publication. Where it is silent,
-the choice is ours, see docs/differences.md. SRNTT, DCSR and TTSR start from `--config.weights.vgg=vgg19.pth`; losses that look at
-features need the same file, as `--config.weights.vgg19_full` beyond relu5_1. Before
+the choice is ours, see docs/differences.md. SRNTT, DCSR and TTSR, and all losses of features, need VGG-19's file. Before
 `ranker`, evaluate the runs that it looks at on `cufed`: `--mode=eval --config.eval.sets=cufed`. Time on a GPU: not measured yet.
 """
 
@@ -232,8 +231,6 @@ _LOSSES: dict[str, tuple[dict[str, float], dict[str, Any]]] = {
         ),
     ),
 }
-# The entry of `config.weights` for the features that each looks at.
-_FEATURES = dict.fromkeys(_LOSSES, "vgg19_full") | dict(srntt="vgg", dcsr="vgg", ttsr="vgg")
 
 # By row: the method, and `rec`, `rtrr` or `all`, its losses.
 ROWS = {
@@ -297,7 +294,7 @@ def _with_all_losses(c: ConfigDict, name: str) -> ConfigDict:
     weights, fields = _LOSSES[name]
     c.stage, c.pixel_steps = "gan", 0
     c.loss = ConfigDict(dict(rec=0.0, rtrr=0.0, adversarial=0.0) | weights)
-    c.weights[_FEATURES[name]] = ""
+    c.weights.vgg = ""
     if "adversarial" in weights:
         c.penalty = 10.0
         c.weights.discriminator = ""

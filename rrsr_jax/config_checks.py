@@ -54,6 +54,8 @@ LOSSES = {
     ),
     "ranker": ("ranking",),
 }
+# Terms that look at features of VGG-19.
+FEATURE_TERMS = ("perceptual", "texture", "texture_transfer", "contextual_ref", "contextual_hr")
 # Terms of one model only, which look at what it has besides its result.
 TERMS_OF = {"upscale": "srntt", "texture_transfer": "srntt", "transferal": "ttsr"}
 REQUIRED = (
@@ -261,6 +263,7 @@ def _needed(values: Mapping[str, Any]) -> list[str]:
     if stage == "gan":
         needed.append("loss.adversarial")
         needed += ["weights.discriminator", *_ADVERSARIAL] * bool(values.get("loss.adversarial"))
+        needed += ["weights.vgg"] * any(values.get(f"loss.{term}") for term in FEATURE_TERMS)
         needed += ["perceptual.criterion", "perceptual.normalise"] * bool(values.get("loss.perceptual"))
         needed += ["weights.ranksrgan_ranker", "ranker.features", "ranker.hidden"] * bool(values.get("loss.ranking"))
     return needed
@@ -290,7 +293,7 @@ def _together(config: ConfigDict) -> Iterator[str]:
         yield f"config.decay_steps: one step, where the cosine reaches 0, expected, got {decays}"
     if config.schedule == "cosine_restarts" and not (decays and all(a < b for a, b in itertools.pairwise(decays))):
         yield f"config.decay_steps: one or more rising steps, where each cosine ends, expected, got {decays}"
-    if config.accumulate > 1 and config.model.name in BATCH_NORMALISED:
+    if config.accumulate > 1 and config.model.name in (*BATCH_NORMALISED, "ranker"):
         yield (
             f"config.accumulate: 1 expected for {config.model.name}, whose batch normalisation looks at all images of a device, "
             f"got {config.accumulate}"

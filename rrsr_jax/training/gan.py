@@ -39,7 +39,7 @@ from rrsr_jax.training.step import (
     vjp_in_pieces,
 )
 from rrsr_jax.training.super_resolution import SuperResolution, model_params
-from rrsr_jax.training.terms import build_ranker, feature_layers, feature_network, feature_weights, judged_terms
+from rrsr_jax.training.terms import build_ranker, feature_kind, feature_layers, feature_network, judged_terms
 from rrsr_jax.workdir.state import TrainState
 
 
@@ -85,7 +85,7 @@ class Gan(SuperResolution):
         """See `Stage`; losses of other networks need their weights."""
         needed = {}
         if feature_layers(self.config):
-            needed[feature_weights(self.config)[0]] = (
+            needed["vgg"] = (
                 "the perceptual loss needs VGG-19's weights (python -m rrsr_jax.weights fetch vgg19); or leave it out with "
                 "--config.loss.perceptual=0, and so all other terms that look at features"
             )
@@ -140,10 +140,9 @@ def gan_parts(config: ConfigDict, model: nn.Module, source: TrainState | None = 
             found = {"discriminator": source.discriminator, "statistics": source.statistics}
             parts |= fitted(config, {name: parts[name] for name in found}, found)
     if feature_layers(config):
-        setting, kind = feature_weights(config)
         network = feature_network(config, model)
         used = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-        loaded = weight_files.load(kind, config.weights[setting])
+        loaded = weight_files.load(feature_kind(config), config.weights.vgg)
         parts["frozen"]["perceptual"] = {name: value for name, value in loaded.items() if name in used}
     if config.loss.get("ranking"):
         ranker = initialise(functools.partial(_random_ranker, config), config.seed)

@@ -21,7 +21,7 @@ from rrsr_jax.workdir.state import TrainState, eval_params
 # The modules of a model that have weights of their own.
 MODULES = tuple(kind.module for kind in weights.KINDS if kind.module)
 # Entries of `config.weights` that are no part of a model: networks that only losses look at.
-LOSS_NETWORKS = ("discriminator", "vgg19_full", "ranksrgan_ranker")
+LOSS_NETWORKS = ("discriminator", "ranksrgan_ranker")
 _KINDS = {kind.setting: kind for kind in weights.KINDS}  # by the names that `config.weights` has
 
 

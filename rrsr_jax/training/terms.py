@@ -47,11 +47,10 @@ def feature_network(config: ConfigDict, model: nn.Module) -> VGG:
     return VGG(layers[-1], others=layers[:-1], **colours)
 
 
-def feature_weights(config: ConfigDict) -> tuple[str, str]:
-    """Where the weights of `feature_network` come from: an entry of `config.weights`, and the kind of its file."""
+def feature_kind(config: ConfigDict) -> str:
+    """The kind of weights, `config.weights.vgg`, that `feature_network` needs: an imported folder holds one of them."""
     names = layer_names()
-    beyond = names.index(feature_layers(config)[-1]) > names.index(_SHORT)
-    return ("vgg19_full", "vgg19_full") if beyond else ("vgg", "vgg19")
+    return "vgg19_full" if names.index(feature_layers(config)[-1]) > names.index(_SHORT) else "vgg19"
 
 
 def build_ranker(config: ConfigDict) -> Ranker:

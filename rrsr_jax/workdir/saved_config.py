@@ -9,6 +9,7 @@ from rrsr_jax.workdir.integrity import description
 
 # Fields that runs of earlier versions did not have, with the values that they ran with.
 _LATER = {"accumulate": 1, "pixel_loss": "l1", "weight_decay": 0.0}
+# Of stage gan.
 _LATER_GAN = {
     "objective": "wgan_gp",
     "updates": ("discriminator", "generator"),

@@ -30,11 +30,11 @@ class Normalised(nn.Module):
         return nn.Dense(3, name="late")(nn.tanh(x) + 0.1 * noise)
 
 
-def start(**changes):
+def start(devices=1, **changes):
     config = tiny_config(**changes)
     with config.unlocked():
         config.loss.upscale = 0.3
-    mesh = steps.make_mesh(jax.devices()[:1])
+    mesh = steps.make_mesh(jax.devices()[:devices])
     images = floats()
     params = Normalised().init(jax.random.key(0), images["lr"], images["ref"])["params"]
     return config, steps.place(steps.create_state(config, params), mesh), make_train_step(Normalised(), config, mesh)
