@@ -58,13 +58,8 @@ LOSSES = {
 FEATURE_TERMS = ("perceptual", "texture", "texture_transfer", "contextual_ref", "contextual_hr")
 # Terms of one model only, which look at what it has besides its result.
 TERMS_OF = {"upscale": "srntt", "texture_transfer": "srntt", "transferal": "ttsr"}
-REQUIRED = (
-    "triplet",
-    "info_nce",
-    "distillation",
-    "rec",
-    "rtrr",
-)  # of these terms; a config leaves out others that it does not have
+# Of all terms, those that must have a weight; a config leaves out others that it does not have.
+REQUIRED = ("triplet", "info_nce", "distillation", "rec", "rtrr")
 BATCH_NORMALISED = ("srgan", "srntt")  # models with batch normalisation
 MATCHERS = ("teacher", "student")  # the stages of the correspondence net
 # The networks that are no super-resolution models, by the stages that train them.

@@ -20,11 +20,9 @@ _LATER_GAN = {
 def get_config(workdir: str) -> ConfigDict:
     """The config that wrote the newest intact checkpoint; InputError if there is none."""
     saved = _with_tuples(description(pathlib.Path(workdir))["config"])
-    if saved["stage"] != "gan":
-        return ConfigDict(_LATER | saved)
-    return ConfigDict(
-        _LATER | _LATER_GAN | saved | {"discriminator": {"name": "rrsr"} | saved.get("discriminator", {})}
-    )
+    if saved["stage"] == "gan" and "updates" not in saved:
+        saved |= _LATER_GAN | {"discriminator": {"name": "rrsr"} | saved["discriminator"]}
+    return ConfigDict(_LATER | saved)
 
 
 def _with_tuples(value: Any) -> Any:
