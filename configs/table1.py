@@ -44,7 +44,7 @@ _PSNR = dict(
     learning_rate=2e-4,
     schedule="cosine_restarts",
     decay_steps=(250_000, 500_000, 750_000, 1_000_000),
-    decay_factor=1e-7 / 2e-4,
+    decay_factor=5e-4,  # to 1e-7
 )
 _ESRGAN = dict(steps=500_000, decay_steps=(50_000, 100_000, 200_000, 300_000), decay_factor=0.5)
 

@@ -203,7 +203,7 @@ def rule_of(field: str, values: Mapping[str, Any]) -> Rule | None:
     if part == "model":
         return MODELS.get(values["model.name"], {}).get(name)
     if part == "discriminator" and name != "name":
-        return DISCRIMINATORS.get(values.get("discriminator.name"), {}).get(name)
+        return DISCRIMINATORS.get(str(values.get("discriminator.name")), {}).get(name)
     return FIELDS.get(field) or SOMETIMES.get(field) or SOMETIMES.get(f"{part}.*")
 
 
@@ -236,6 +236,8 @@ def _each(values: Mapping[str, Any]) -> Iterator[str]:
     if unknown := [field for field in values if field.startswith("model.") and rule_of(field, values) is None]:
         listed = ", ".join(field.removeprefix("model.") for field in unknown)
         yield f"config.model: {model} has no {listed}; it has: {', '.join(MODELS[model])}"
+    if not one_of(*DISCRIMINATORS).holds(values.get("discriminator.name")):  # which the others depend on
+        unknown += [field for field in values if field.startswith("discriminator.") and field != "discriminator.name"]
     for field, value in values.items():
         rule = rule_of(field, values)
         if rule is None and field not in unknown:

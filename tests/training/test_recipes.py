@@ -33,7 +33,7 @@ class Net(nn.Module):
         maps = [features[f"relu{level}_1"] for level in (3, 2, 1)]
         for scale, pasted in zip((1, 2, 4), maps, strict=True):
             self.sow("intermediates", f"transferred_{scale}x", pasted)
-        self.sow("intermediates", "match_score", 0.5 + 0.1 * nn.tanh(maps[0].mean(-1))[:, 1:-1, 1:-1])
+        self.sow("intermediates", "match_score", 0.03 * (1 + nn.tanh(maps[0].mean(-1)))[:, 1:-1, 1:-1])
         up = jax.image.resize(lr, ref.shape, "linear")
         self.sow("intermediates", "upscale", up + nn.Conv(3, (3, 3), name="early")(up))
         x = nn.Conv(4, (3, 3), name="merge")(jnp.concatenate([up, maps[2]], -1))
