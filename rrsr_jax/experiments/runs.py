@@ -202,7 +202,7 @@ def measure_seconds_per_step(run: Run, scratch: pathlib.Path, stop: Callable[[],
     """
     shutil.rmtree(scratch, ignore_errors=True)
     never = 1_000_000  # in steps
-    quiet = dict(checkpoint_every=never, image_every=never, eval__every=0, eval__sets="", init_from="")
+    quiet: dict[str, Any] = dict(checkpoint_every=never, image_every=never, eval__every=0, eval__sets="", init_from="")
     if "pixel_steps" in run.config:  # most of a GAN run's steps are those with the discriminator
         quiet["pixel_steps"] = 0
     if _value(run.config, "weights.ranksrgan_ranker"):  # which may not be there yet

@@ -176,8 +176,8 @@ class SRNTTDiscriminator(nn.Module):
         x = 2 * image - 1
         for block, features in enumerate(self.features, start=1):
             for i, stride in enumerate((1, 2), start=1):
-                options = dict(use_bias=False, kernel_init=normal_init, name=f"block{block}_conv{i}")
-                x = nn.Conv(features, (3, 3), stride, "SAME", **options)(x)
+                conv = functools.partial(nn.Conv, features, (3, 3), stride, "SAME", use_bias=False)
+                x = conv(kernel_init=normal_init, name=f"block{block}_conv{i}")(x)
                 norm = BatchNorm(unbiased=False, axis_name=self.axis_name, name=f"block{block}_norm{i}")
                 x = nn.leaky_relu(norm(x, train), 0.2)
         x = nn.leaky_relu(nn.Dense(self.hidden, kernel_init=normal_init, name="linear1")(_flat(x)), 0.2)

@@ -108,7 +108,8 @@ def judge(
 ) -> tuple[jax.Array, Mapping[str, Any]]:
     """Values (N,) and running statistics, with the statistics of this batch, whatever devices share it."""
     variables = {"params": params, "batch_stats": statistics}
-    verdict, updated = over_devices(build(config)).apply(variables, images, train=True, mutable=["batch_stats"])
+    result: Any = over_devices(build(config)).apply(variables, images, train=True, mutable=["batch_stats"])
+    verdict, updated = result
     return verdict, updated.get("batch_stats", statistics)
 
 

@@ -111,8 +111,10 @@ class TrainingCall:
             mutable.append("intermediates")
         self._calls += 1
         if not mutable:
-            return self._model.apply({"params": params}, lr, ref, **options)
-        sr, more = self._model.apply({"params": params}, lr, ref, mutable=mutable, **options)
+            sr: Any = self._model.apply({"params": params}, lr, ref, **options)
+            return sr
+        result: Any = self._model.apply({"params": params}, lr, ref, mutable=mutable, **options)
+        sr, more = result
         self.statistics |= traverse_util.flatten_dict(more.get("batch_stats", {}), sep="/")
         if "intermediates" in more:
             self.intermediates = {name: more["intermediates"][name][0] for name in self._wanted}

@@ -68,7 +68,7 @@ def _patches(results: Sequence[np.ndarray], side: int, stride: int, block: int) 
             except ValueError:  # flat
                 continue
             if abs(whole[0] - whole[1]) > CLEAR:
-                yield {"images": patches, "niqe": np.float32(scores)}
+                yield {"images": patches, "niqe": np.array(scores, np.float32)}
 
 
 class ChoosePair(grain.transforms.RandomMap):

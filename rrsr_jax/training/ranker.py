@@ -161,7 +161,7 @@ def _step(net, config, state: TrainState, batch):
             variables = {"params": merge(trained, fixed), "batch_stats": statistics}
             score, new = over_devices(net).apply(variables, batch[name], train=True, mutable=["batch_stats"])
             scores, statistics = [*scores, score], new["batch_stats"]
-        value = losses_table1.ranking(*scores, label)
+        value = losses_table1.ranking(scores[0], scores[1], label)
         right = ((scores[0] >= scores[1]) == (label > 0)).mean()
         return config.loss.ranking * value, ({"ranking": value, METRIC: right}, statistics)
 

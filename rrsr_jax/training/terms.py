@@ -40,11 +40,8 @@ def feature_layers(config: ConfigDict) -> tuple[str, ...]:
 def feature_network(config: ConfigDict, model: nn.Module) -> VGG:
     """VGG-19 up to the last of `feature_layers`, with the colours of the model's own encoder where it has any."""
     layers = feature_layers(config)
-    colours = {
-        "mean": getattr(model, "vgg_mean", IMAGENET_MEAN),
-        "std": getattr(model, "vgg_std", IMAGENET_STD),
-    }
-    return VGG(layers[-1], others=layers[:-1], **colours)
+    mean, std = getattr(model, "vgg_mean", IMAGENET_MEAN), getattr(model, "vgg_std", IMAGENET_STD)
+    return VGG(layers[-1], others=layers[:-1], mean=mean, std=std)
 
 
 def feature_kind(config: ConfigDict) -> str:
@@ -93,7 +90,7 @@ def judged_terms(
     if feature_layers(config):
         network = feature_network(config, model)
         of_sr, of_hr = (network.apply(vgg, image) for image in (sr, hr))  # pyright: ignore[reportAssignmentType]
-    maps = [images.get(f"transferred_{scale}x") for scale in (1, 2, 4)]
+    maps: list[Any] = [images.get(f"transferred_{scale}x") for scale in (1, 2, 4)]
     if weights.get("perceptual"):
         terms["perceptual"] = losses_table1.perceptual(of_sr, of_hr, axis_name=DATA_AXIS, **config.perceptual)
     if weights.get("texture"):
