@@ -115,6 +115,7 @@ def test_a_ranker_of_another_size_or_stage_is_refused(tmp_path, state_dict, monk
         load_ranker(str(tmp_path / "ranker.npz"), variables)
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 def test_the_chain_is_one_list(tmp_path):
     """Each run after those that it needs, with their folders where the configs have names."""
     planned = {run.name: run for run in runs.plan([f"{ROOT}/configs/rank_chain.py"], tmp_path, [], 1)}
