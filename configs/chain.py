@@ -62,8 +62,8 @@ def _gan() -> ConfigDict:
     c.pixel_steps = 50
     c.loss = full.loss
     c.loss.update(perceptual=0.0, adversarial=5e-3)
-    c.penalty = full.penalty
-    c.discriminator = ConfigDict(dict(features=(16, 32, 64), head=128))
+    c.update(objective=full.objective, penalty=full.penalty, updates=full.updates, perceptual=full.perceptual)
+    c.discriminator = ConfigDict(dict(name="rrsr", features=(16, 32, 64), head=128))
     c.learning_rates.update(discriminator=1e-4, default=1e-4, vgg=1e-4)
     c.steps = 250
     c.decay_steps = ()

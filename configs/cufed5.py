@@ -74,12 +74,15 @@ def get_config() -> ConfigDict:
 
     # Eq. 6; a weight of 0 leaves the term out. The release has 0.6 for rtrr.
     c.loss = ConfigDict(dict(rec=1.0, rtrr=0.4))
+    c.pixel_loss = "l1"  # of the term rec; or mse, charbonnier, blurred_l1
     c.adam_betas = (0.9, 0.999)
+    c.weight_decay = 0.0  # times the parameters, added to the gradient
     # By module, everything else under `default`; 0 freezes a module.
     c.learning_rates = ConfigDict(
         dict(default=1e-4, offset_4x=1e-4, offset_2x=1e-5, offset_1x=1e-6, vgg=0.0, correspondence=0.0)
     )
-    c.schedule = "steps"  # or cosine: down to 0 at the one step of decay_steps
+    # Or cosine: down to 0 at the one step of decay_steps; cosine_restarts: down to decay_factor at each of them.
+    c.schedule = "steps"
     c.decay_steps = (72_545, 211_040)
     c.decay_factor = 0.1
     c.ema_decay = 0.0  # 0 switches the moving average off

@@ -19,7 +19,10 @@ def get_config() -> ConfigDict:
     c.weights.discriminator = ""
     c.pixel_steps = 10_000
     c.loss = ConfigDict(dict(rec=1.0, rtrr=0.4, perceptual=1e-4, adversarial=1e-6))
+    c.perceptual = ConfigDict(dict(layer_weights=dict(relu5_1=1.0), criterion="frobenius", normalise=False))
+    c.objective = "wgan_gp"  # or wgan_gp_per_pixel, standard, relativistic, relativistic_detached
     c.penalty = 10.0  # weight of the gradient penalty
-    c.discriminator = ConfigDict(dict(features=(32, 64, 128, 256, 512), head=1024))
+    c.updates = ("discriminator", "generator")  # of a step, in this order
+    c.discriminator = ConfigDict(dict(name="rrsr", features=(32, 64, 128, 256, 512), head=1024))
     c.learning_rates.discriminator = 1e-4
     return c

@@ -1,16 +1,29 @@
 """What every field of a config may be. A config is checked here, completely, before anything is built from it.
 
-`FIELDS` and `MODELS` have a rule for each field; `check` adds what two fields must have in common. What needs files, devices or
-the network itself (is there such a dataset, can the devices share the batch) is checked where it is opened.
+`FIELDS`, and for models and discriminators `config_fields`, have a rule for each field; `check` adds what two fields must have
+in common. What needs files, devices or the network itself (is there such a dataset, can the devices share the batch) is checked
+where it is opened.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from rrsr_jax import SCALE_FACTOR
+from rrsr_jax.config_fields import (
+    CHANNELS,
+    DISCRIMINATORS,
+    FLAG,
+    MODELS,
+    TEXT,
+    Rule,
+    number,
+    one_of,
+    several,
+    whole,
+)
 from rrsr_jax.errors import InputError
 
 SMALLEST_PATCH = 12  # pixels a side: 3 x 3 at 1x, what matching needs
@@ -20,169 +33,37 @@ EMBEDDED_PHOTOGRAPHS = 2  # of the test set `embedded`
 _MANY = 2**31 - 1  # steps and images are counted in int32
 
 
-class Rule(NamedTuple):
-    """What a value may be.
-
-    Attributes:
-      expected: the same in words, with the range of a number; for messages.
-      holds: whether a value is so.
-    """
-
-    expected: str
-    holds: Callable[[Any], bool]
-
-
-def whole(low: int, high: int, multiple: int = 1) -> Rule:
-    """A whole number from `low` to `high`, a multiple of `multiple`."""
-    what = "a whole number" if multiple == 1 else f"a multiple of {multiple}"
-
-    def holds(value):
-        return type(value) is int and low <= value <= high and value % multiple == 0  # True is no number
-
-    return Rule(f"{what} from {low} to {high}", holds)
-
-
-def number(low: float, high: float, *, above: bool = False, below: bool = False) -> Rule:
-    """A number from `low` to `high`; `above` and `below` leave out `low` and `high` themselves."""
-
-    def holds(value):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return (low < value if above else low <= value) and (value < high if below else value <= high)  # never NaN
-
-    start = f"above {low:g} and" if above else f"from {low:g}"
-    end = "below" if above and below else "at most" if above else "to below" if below else "to"
-    return Rule(f"a number {start} {end} {high:g}", holds)
-
-
-def several(rule: Rule, fewest: int, most: int = 0, *, rising: bool = False) -> Rule:
-    """`fewest` to `most` values of a rule, exactly `fewest` without `most`; if `rising`, none is smaller than the one before."""
-    most = most or fewest
-
-    def holds(value):
-        if not isinstance(value, tuple | list) or not fewest <= len(value) <= most or not all(map(rule.holds, value)):
-            return False
-        return not rising or all(a <= b for a, b in itertools.pairwise(value))
-
-    many = f"{fewest}" if most == fewest else f"{fewest} to {most}"
-    return Rule(f"{many} values, {'rising, ' if rising else ''}each {rule.expected},", holds)
-
-
-def one_of(*names: str) -> Rule:
-    """One of these names."""
-    shown = ", ".join(name or "an empty name" for name in names)
-    return Rule(f"one of {shown}", lambda value: isinstance(value, str) and value in names)
-
-
-TEXT = Rule("text", lambda value: isinstance(value, str) and "\0" not in value)
-FLAG = Rule("True or False", lambda value: isinstance(value, bool))
-
 # By stage: the terms of its loss, and the models that it trains.
 LOSSES = {
     "teacher": ("triplet", "info_nce"),
     "student": ("triplet", "info_nce", "distillation"),
-    "rec": ("rec", "rtrr"),
-    "gan": ("rec", "rtrr", "perceptual", "adversarial"),
+    "rec": ("rec", "rtrr", "upscale"),
+    "gan": (
+        *(
+            "rec",
+            "rtrr",
+            "upscale",
+            "perceptual",
+            "texture",
+            "texture_transfer",
+            "transferal",
+            "contextual_ref",
+            "contextual_hr",
+        ),
+        *("back_projection", "ranking", "adversarial"),
+    ),
+    "ranker": ("ranking",),
 }
+# Terms that look at features of VGG-19.
+FEATURE_TERMS = ("perceptual", "texture", "texture_transfer", "contextual_ref", "contextual_hr")
+# Terms of one model only, which look at what it has besides its result.
+TERMS_OF = {"upscale": "srntt", "texture_transfer": "srntt", "transferal": "ttsr"}
+# Of all terms, those that must have a weight; a config leaves out others that it does not have.
+REQUIRED = ("triplet", "info_nce", "distillation", "rec", "rtrr")
+BATCH_NORMALISED = ("srgan", "srntt")  # models with batch normalisation
 MATCHERS = ("teacher", "student")  # the stages of the correspondence net
-_CHANNELS, _BLOCKS = whole(1, 4096), whole(0, 256)
-_HALVED = whole(2, 4096)  # channels of which one layer has half
-_WIDTHS = several(_CHANNELS, 3)
-_MATCH_TILE = whole(1, 2**40)
-_DTYPE = one_of("float32", "bfloat16")
-_DEFORM_CONV = one_of("", "xla", "triton", "triton_interpreted")
-_RRSR = {
-    "features": _HALVED,
-    "context_blocks": _BLOCKS,
-    "alignments": several(whole(0, 64), 3),
-    "blocks": several(_BLOCKS, 3),
-    "experts": whole(0, 1024),
-    "gate": FLAG,
-    "groups": whole(1, 1024),
-    "vgg_channels": _WIDTHS,
-    "correspondence_channels": _WIDTHS,
-    "match_tile": _MATCH_TILE,
-    "match_dtype": _DTYPE,
-    "match_coarse": Rule("0 or a whole number from 2 to 64", lambda v: whole(0, 64).holds(v) and v != 1),
-    "match_subpixel": FLAG,
-    "pre_offsets": one_of("patches", "smooth"),
-    "deform_conv": _DEFORM_CONV,
-    "dtype": _DTYPE,
-    "remat": one_of("none", "blocks", "fas"),
-}
-# The fields of each model. A config may leave some out; they have their defaults then.
-MODELS: dict[str, dict[str, Rule]] = {
-    "rrsr": _RRSR,
-    "c2_matching": _RRSR,
-    "masa": {
-        "features": _CHANNELS,
-        "encoder_blocks": _BLOCKS,
-        "decoder_blocks": _BLOCKS,
-        "blocks": several(_BLOCKS, 3),
-        "match_tile": _MATCH_TILE,
-    },
-    "ttsr": {
-        "features": _HALVED,
-        "blocks": several(_BLOCKS, 4),
-        "vgg_channels": _WIDTHS,
-        "match_tile": _MATCH_TILE,
-    },
-    "crossnet": {
-        "features": _CHANNELS,
-        "flow_channels": several(_CHANNELS, 6),
-        "flow_up_channels": several(_CHANNELS, 6),
-    },
-    "srntt": {
-        "features": _CHANNELS,
-        "context_blocks": _BLOCKS,
-        "blocks": several(_BLOCKS, 3),
-        "vgg_channels": _WIDTHS,
-        "vgg_mean": several(number(0, 1), 3),
-        "vgg_std": several(number(0, 1, above=True), 3),
-        "match_tile": _MATCH_TILE,
-    },
-    "ssen": {
-        "features": _CHANNELS,
-        "encoder_blocks": _BLOCKS,
-        "alignments": whole(0, 64),
-        "blocks": _BLOCKS,
-        "attention_tile": _MATCH_TILE,
-        "deform_conv": _DEFORM_CONV,
-    },
-    "dcsr": {
-        "scale": whole(SCALE_FACTOR, SCALE_FACTOR),
-        "features": _CHANNELS,
-        "encoder_blocks": _BLOCKS,
-        "ref_encoder_blocks": _BLOCKS,
-        "blocks": several(_BLOCKS, 3),
-        "align_features": _CHANNELS,
-        "match_features": _CHANNELS,
-        "vgg_channels": _WIDTHS,
-        "match_tile": _MATCH_TILE,
-    },
-    "srcnn": {
-        "features": several(_CHANNELS, 2),
-        "kernels": several(Rule("an odd number from 1 to 99", lambda v: whole(1, 99).holds(v) and v % 2 == 1), 3),
-    },
-    "edsr": {"features": _CHANNELS, "blocks": _BLOCKS},
-    "rcan": {"features": _CHANNELS, "groups": _BLOCKS, "blocks": _BLOCKS, "reduction": whole(1, 4096)},
-    "nlsn": {
-        "features": _CHANNELS,
-        "groups": _BLOCKS,
-        "blocks": _BLOCKS,
-        "chunk": whole(1, 2**16),
-        "rounds": whole(1, 1024),
-        "residual_scale": number(0, 10),
-        "seed": whole(0, 2**31 - 1),
-    },
-    "srgan": {"features": _CHANNELS, "blocks": _BLOCKS},
-    "msrresnet": {"features": _CHANNELS, "blocks": _BLOCKS},
-    "enet": {"features": _CHANNELS, "blocks": _BLOCKS, "half_pixel": FLAG},
-    "esrgan": {"features": _CHANNELS, "blocks": _BLOCKS, "growth": _CHANNELS},
-    "ranksrgan": {"features": _CHANNELS, "blocks": _BLOCKS},
-    "correspondence": {"channels": _WIDTHS},
-}
-
+# The networks that are no super-resolution models, by the stages that train them.
+OWN_MODELS: dict[Any, str] = {**dict.fromkeys(MATCHERS, "correspondence"), "ranker": "ranker"}
 # Files of pretrained parameters, see `weights.KINDS`: of models, encoders, discriminators, and the Ranker.
 WEIGHTS = (
     *("rrsr", "c2_matching", "masa", "ttsr", "crossnet", "srntt", "ssen", "dcsr", "dcsr_x2"),
@@ -235,7 +116,9 @@ FIELDS: dict[str, Rule] = {
     "accumulate": _COUNT,
     "steps": _STEPS,
     "adam_betas": several(number(0, 1, below=True), 2),
-    "schedule": one_of("steps", "cosine"),
+    "pixel_loss": one_of("l1", "mse", "charbonnier", "blurred_l1"),
+    "weight_decay": number(0, 1),
+    "schedule": one_of("steps", "cosine", "cosine_restarts"),
     "decay_steps": several(_STEPS, 0, 1000),
     "decay_factor": number(0, 1, above=True),
     "ema_decay": number(0, 1, below=True),
@@ -258,13 +141,44 @@ FIELDS: dict[str, Rule] = {
 }
 _GAN = {
     "pixel_steps": whole(0, _MANY),
-    "penalty": _WEIGHT,
-    "discriminator.features": several(_CHANNELS, 1, 16),
-    "discriminator.head": _CHANNELS,
+    "updates": Rule(
+        "1 to 16 names, generator once and discriminator any number of times,",
+        lambda value: (
+            several(one_of("generator", "discriminator"), 1, 16).holds(value) and list(value).count("generator") == 1
+        ),
+    ),
 }
+_ADVERSARIAL = {
+    "penalty": _WEIGHT,
+    "objective": one_of("wgan_gp", "wgan_gp_per_pixel", "standard", "relativistic", "relativistic_detached"),
+    "discriminator.name": one_of(*DISCRIMINATORS),
+}
+_RANK_SET = {
+    **{f"rank_set.{method}": TEXT for method in ("srresnet", "srgan", "esrgan")},
+    "rank_set.images": TEXT,
+    "rank_set.stride": _COUNT,
+    "rank_set.block": whole(8, 4096, multiple=2),
+}
+# Of VGG-19; `texture` cuts maps of the first three levels.
+LAYERS = (
+    *(
+        f"{kind}{level}_{i}"
+        for level, n in enumerate((2, 2, 4, 4, 4), 1)
+        for i in range(1, n + 1)
+        for kind in ("conv", "relu")
+    ),
+    *(f"pool{level}" for level in range(1, 6)),
+)
 # Not every config has these: see `_needed`.
 SOMETIMES: dict[str, Rule] = {
     **_GAN,
+    **_ADVERSARIAL,
+    "perceptual.criterion": one_of("l1", "mse", "frobenius"),
+    "perceptual.normalise": FLAG,
+    **{f"{term}.layer_weights.{layer}": _WEIGHT for term in ("perceptual", "texture") for layer in LAYERS},
+    **_RANK_SET,
+    "ranker.features": several(CHANNELS, 1, 16),
+    "ranker.hidden": CHANNELS,
     **{f"loss.{term}": _WEIGHT for terms in LOSSES.values() for term in terms},
     **{f"weights.{name}": TEXT for name in WEIGHTS},
     "learning_rates.*": number(0, 1e3),
@@ -288,12 +202,15 @@ def rule_of(field: str, values: Mapping[str, Any]) -> Rule | None:
         return one_of(*models_of(values.get("stage")))
     if part == "model":
         return MODELS.get(values["model.name"], {}).get(name)
+    if part == "discriminator" and name != "name":
+        return DISCRIMINATORS.get(str(values.get("discriminator.name")), {}).get(name)
     return FIELDS.get(field) or SOMETIMES.get(field) or SOMETIMES.get(f"{part}.*")
 
 
 def models_of(stage: Any) -> tuple[str, ...]:
     """Names of the models that a stage trains."""
-    return tuple(name for name in MODELS if (name == "correspondence") == (stage in MATCHERS))
+    own = OWN_MODELS.get(stage)
+    return (own,) if own else tuple(name for name in MODELS if name not in OWN_MODELS.values())
 
 
 def _flat(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -319,6 +236,8 @@ def _each(values: Mapping[str, Any]) -> Iterator[str]:
     if unknown := [field for field in values if field.startswith("model.") and rule_of(field, values) is None]:
         listed = ", ".join(field.removeprefix("model.") for field in unknown)
         yield f"config.model: {model} has no {listed}; it has: {', '.join(MODELS[model])}"
+    if not one_of(*DISCRIMINATORS).holds(values.get("discriminator.name")):  # which the others depend on
+        unknown += [field for field in values if field.startswith("discriminator.") and field != "discriminator.name"]
     for field, value in values.items():
         rule = rule_of(field, values)
         if rule is None and field not in unknown:
@@ -331,14 +250,19 @@ def _needed(values: Mapping[str, Any]) -> list[str]:
     """Names of the fields that must be there."""
     stage = values.get("stage")
     needed = [*FIELDS, "learning_rates.default", *(_GAN if stage == "gan" else ())]
-    needed += [f"loss.{term}" for term in LOSSES.get(str(stage), ())]
+    needed += [f"loss.{term}" for term in LOSSES.get(str(stage), ()) if term in REQUIRED]
     if stage in MATCHERS:
         needed += ["weights.vgg16", "weights.vgg", "weights.correspondence"]
     elif values["model.name"] in ("rrsr", "c2_matching"):
         needed.append("weights.correspondence")
+    if stage == "ranker":
+        needed += [*_RANK_SET, "weights.ranksrgan_ranker"]
     if stage == "gan":
-        needed += ["weights.vgg"] * bool(values.get("loss.perceptual"))
-        needed += ["weights.discriminator"] * bool(values.get("loss.adversarial"))
+        needed.append("loss.adversarial")
+        needed += ["weights.discriminator", *_ADVERSARIAL] * bool(values.get("loss.adversarial"))
+        needed += ["weights.vgg"] * any(values.get(f"loss.{term}") for term in FEATURE_TERMS)
+        needed += ["perceptual.criterion", "perceptual.normalise"] * bool(values.get("loss.perceptual"))
+        needed += ["weights.ranksrgan_ranker", "ranker.features", "ranker.hidden"] * bool(values.get("loss.ranking"))
     return needed
 
 
@@ -352,17 +276,30 @@ def _together(config: ConfigDict) -> Iterator[str]:
                 f"config.loss.{term}: 0 expected, because stage {config.stage} has the terms {', '.join(terms)} only, "
                 f"got {weight!r}"
             )
-    if not any(loss[term] for term in terms):
+    if not any(loss.get(term) for term in terms):
         yield f"config.loss: a weight above 0 expected of {' or '.join(terms)}, got {loss.to_dict()}"
-    elif config.stage == "gan" and config.pixel_steps and not (loss.rec or loss.rtrr):
+    elif config.stage == "gan" and config.pixel_steps and not any(loss.get(term) for term in LOSSES["rec"]):
         yield (
-            f"config.loss: a weight above 0 expected of rec or rtrr, which the first {config.pixel_steps} steps "
-            f"(config.pixel_steps) need, got {loss.to_dict()}"
+            f"config.loss: a weight above 0 expected of {' or '.join(LOSSES['rec'])}, which the first {config.pixel_steps} "
+            f"steps (config.pixel_steps) need, got {loss.to_dict()}"
         )
     if not any(config.learning_rates.values()):
         yield f"config.learning_rates: a rate above 0 expected, got {config.learning_rates.to_dict()}"
-    if config.schedule == "cosine" and len(config.decay_steps) != 1:
-        yield f"config.decay_steps: one step, where the cosine reaches 0, expected, got {tuple(config.decay_steps)}"
+    decays = tuple(config.decay_steps)
+    if config.schedule == "cosine" and len(decays) != 1:
+        yield f"config.decay_steps: one step, where the cosine reaches 0, expected, got {decays}"
+    if config.schedule == "cosine_restarts" and not (decays and all(a < b for a, b in itertools.pairwise(decays))):
+        yield f"config.decay_steps: one or more rising steps, where each cosine ends, expected, got {decays}"
+    if config.accumulate > 1 and config.model.name in (*BATCH_NORMALISED, "ranker"):
+        yield (
+            f"config.accumulate: 1 expected for {config.model.name}, whose batch normalisation looks at all images of a device, "
+            f"got {config.accumulate}"
+        )
+    if config.stage == "gan":
+        yield from _other_networks(config)
+    for term, model in TERMS_OF.items():
+        if loss.get(term) and config.model.name != model:
+            yield f"config.loss.{term}: 0 expected for {config.model.name}, because only {model} has it, got {loss[term]!r}"
     if config.stage in MATCHERS and data.patch < SMALLEST_MATCHER_PATCH:
         yield (
             f"config.data.patch: at least {SMALLEST_MATCHER_PATCH} expected, or a pair has too few correspondences to learn "
@@ -381,6 +318,23 @@ def _together(config: ConfigDict) -> Iterator[str]:
         yield f"config.data.reference_shares: together at most 1 expected, got {data.reference_shares.to_dict()}"
     if "embedded" in config.eval.sets.split(","):
         yield from _embedded(config.eval)
+
+
+def _other_networks(config: ConfigDict) -> Iterator[str]:
+    """Of the networks that the GAN stage's losses look at."""
+    loss = config.loss
+    if loss.adversarial and "discriminator" not in config.updates:
+        yield f"config.updates: discriminator among them expected with config.loss.adversarial, got {tuple(config.updates)}"
+    for term in ("perceptual", "texture"):
+        if loss.get(term) and not (term in config and config[term].get("layer_weights")):
+            yield f"config.{term}.layer_weights: a weight for one layer of VGG-19 or more expected, got none"
+    layers = config.texture.layer_weights if loss.get("texture") else ()
+    halved = [int(layer[4]) - (not layer.startswith("pool")) for layer in layers]  # so many times
+    if halved and config.data.patch % (whole_cells := 16 * 2 ** max(halved)):
+        yield (
+            f"config.data.patch: a multiple of {whole_cells} expected, because config.texture cuts the maps of its layers into "
+            f"cells of 16 x 16, got {config.data.patch}"
+        )
 
 
 def _embedded(evaluation: ConfigDict) -> Iterator[str]:

@@ -12,9 +12,12 @@ from rrsr_jax import config_checks, models, weights
 from rrsr_jax.data import datasets
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import metrics
-from rrsr_jax.models import rrsr
+from rrsr_jax.models import encoders, rrsr
+from rrsr_jax.models.contract import read_contract
 from rrsr_jax.models.correspondence import CorrespondenceNet
-from rrsr_jax.training import stages, train
+from rrsr_jax.models.discriminator import DISCRIMINATORS
+from rrsr_jax.models.ranksrgan import Ranker
+from rrsr_jax.training import adversarial, passes, stages, train
 from tests.helpers import CONFIGS, get_config, tiny_config
 
 VALUES = {name: dict(config_checks._flat(get_config(name))) for name in CONFIGS}
@@ -24,6 +27,7 @@ FIELDS = {
     for name, values in VALUES.items()
     for field in values
 }
+ANY_NUMBER = ("discriminator.features", "ranker.features", "updates", "decay_steps")  # of values
 NO_NUMBERS = (float("nan"), float("inf"), -float("inf"), -1, -1e-9, 1e13, 2**41, None, "1", [1], 1j)
 BAD = {
     bool: (0, 2, "yes", None),
@@ -78,7 +82,7 @@ def test_every_config_is_in_range_and_every_number_has_a_range(name):
 def test_a_bad_value_is_named_with_its_field_and_range(field, model):
     name = FIELDS[field, model]
     for bad in bad_values(VALUES[name][field]):
-        if isinstance(bad, tuple) and field in ("discriminator.features", "decay_steps") and "1" not in bad:
+        if isinstance(bad, tuple) and (field in ANY_NUMBER or model == "ranker") and "1" not in bad:
             continue  # of any number of values
         config = changed(name, field, bad)
         rule = config_checks.rule_of(field, VALUES[name])
@@ -104,17 +108,21 @@ def test_a_field_that_is_missing_or_unknown_is_named(field):
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
     [
-        ("demo", {"loss.rec": 0.0, "loss.rtrr": 0.0}, "config.loss: a weight above 0 expected of rec or rtrr, got "),
+        (
+            "demo",
+            {"loss.rec": 0.0, "loss.rtrr": 0.0},
+            "config.loss: a weight above 0 expected of rec or rtrr or upscale, got ",
+        ),
         (
             "cufed5_gan",
             {"stage": "rec"},
-            "config.loss.perceptual: 0 expected, because stage rec has the terms rec, rtrr only, got 0.0001",
+            "config.loss.perceptual: 0 expected, because stage rec has the terms rec, rtrr, upscale only, got 0.0001",
         ),
         ("matcher:student", {"stage": "teacher"}, "config.loss.distillation: 0 expected, because stage teacher has "),
         (
             "cufed5_gan",
             {"loss.rec": 0.0, "loss.rtrr": 0.0},
-            "config.loss: a weight above 0 expected of rec or rtrr, which the first 10000 steps",
+            "config.loss: a weight above 0 expected of rec or rtrr or upscale, which the first 10000 steps",
         ),
         (
             "srcnn",
@@ -122,6 +130,27 @@ def test_a_field_that_is_missing_or_unknown_is_named(field):
             "config.learning_rates: a rate above 0",
         ),
         ("demo", {"schedule": "cosine", "decay_steps": (1, 2)}, "config.decay_steps: one step, where the cosine"),
+        (
+            "demo",
+            {"schedule": "cosine_restarts", "decay_steps": (2, 2)},
+            "config.decay_steps: one or more rising steps, where each cosine ends, expected, got (2, 2)",
+        ),
+        (
+            "table1:srgan_rec",
+            {"accumulate": 2},
+            "config.accumulate: 1 expected for srgan, whose batch normalisation looks at all images of a device, got 2",
+        ),
+        (
+            "table1:enet",
+            {"data.patch": 96},
+            "config.data.patch: a multiple of 64 expected, because config.texture cuts",
+        ),
+        ("table1:dcsr", {"loss.adversarial": 1.0}, "config.weights.discriminator: text expected, got no such field"),
+        (
+            "cufed5_gan",
+            {"updates": ("generator",)},
+            "config.updates: discriminator among them expected with config.loss.adversarial, got ('generator',)",
+        ),
         ("matcher:teacher", {"data.patch": 64}, "config.data.patch: at least 80 expected, "),
         (
             "demo",
@@ -189,7 +218,7 @@ def test_nothing_is_built_or_written_before_the_check(tmp_path, monkeypatch):
 
 def test_the_rules_know_what_the_program_knows():
     """Names and numbers that stand here once more, because the check is done before JAX is imported."""
-    known = {**models.MODELS, "correspondence": CorrespondenceNet}
+    known = {**models.MODELS, "correspondence": CorrespondenceNet, "ranker": Ranker}
     assert set(config_checks.MODELS) == set(known)
     for name, rules in config_checks.MODELS.items():
         defaults = {
@@ -197,6 +226,15 @@ def test_the_rules_know_what_the_program_knows():
         }
         assert set(rules) == set(defaults)
         assert all(rules[field].holds(default) for field, default in defaults.items())
+    for name, rules in config_checks.DISCRIMINATORS.items():
+        fields = {f.name for f in dataclasses.fields(DISCRIMINATORS[name])} - {"parent", "name", "axis_name"}
+        assert set(rules) == fields
+    assert set(config_checks.DISCRIMINATORS) == set(DISCRIMINATORS)
+    assert set(config_checks.LAYERS) == set(encoders.layer_names())
+    for field, names in {"pixel_loss": passes.PIXEL_LOSSES, "objective": adversarial.OBJECTIVES}.items():
+        assert config_checks.rule_of(field, {}).expected == config_checks.one_of(*names).expected
+    normalised = {name for name, model in models.MODELS.items() if read_contract(model()).takes_train}
+    assert set(config_checks.BATCH_NORMALISED) == normalised
     rules = config_checks.MODELS["rrsr"]
     choices = {"pre_offsets": rrsr.PRE_OFFSETS, "remat": rrsr.REMAT, "dtype": rrsr.DTYPES, "match_dtype": rrsr.DTYPES}
     for field, names in {**choices, "deform_conv": ["", *deform_conv.IMPLEMENTATIONS]}.items():

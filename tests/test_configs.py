@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections import ConfigDict
 
 from rrsr_jax import main, models
 from rrsr_jax.experiments import bench
@@ -68,8 +69,14 @@ def shrunk(name):
     return config
 
 
-# `demo` and `photos` run in test_train. Of configs that are alike when shrunk, one.
-DISTINCT = {shrunk(n).to_json(): n for n in CONFIGS if n not in ("demo", "photos")}.values()
+def elsewhere(name):
+    """`demo` and `photos` run in test_train, all losses of Table 1's methods in test_recipes, the Ranker in test_ranker."""
+    others = name.startswith("table1:") and get_config(name).stage != "rec"
+    return others or name in ("demo", "photos") or name.startswith("rank_chain:")  # rows of table1 in small
+
+
+# Of configs that are alike when shrunk, one.
+DISTINCT = {shrunk(n).to_json(): n for n in CONFIGS if not elsewhere(n)}.values()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -156,7 +163,9 @@ def test_left_half_of_table_2_adds_one_thing_at_a_time(stem, progressive, expert
         "cufed5_gan": {
             "pixel_steps": 10_000, "penalty": 10.0, "steps": 255_000, "learning_rates.discriminator": 1e-4,
             "loss.rec": 1.0, "loss.rtrr": 0.4, "loss.perceptual": 1e-4, "loss.adversarial": 1e-6,
-            "discriminator.features": (32, 64, 128, 256, 512), "discriminator.head": 1024,
+            "discriminator.name": "rrsr", "discriminator.features": (32, 64, 128, 256, 512), "discriminator.head": 1024,
+            "updates": ("discriminator", "generator"), "objective": "wgan_gp", "perceptual.criterion": "frobenius",
+            "perceptual.layer_weights": {"relu5_1": 1.0}, "perceptual.normalise": False,
         },
         "matcher:teacher": {
             "steps": 5_000, "batch_size": 8, "learning_rates.default": 1e-3,
@@ -181,33 +190,99 @@ def test_left_half_of_table_2_adds_one_thing_at_a_time(stem, progressive, expert
         },
         "table1:srgan_rec": {
             "steps": 1_000_000, "decay_steps": (), "batch_size": 16, "learning_rates.default": 1e-4,
-            "adam_betas": (0.9, 0.999), "data.patch": 96, "model.blocks": 16,
+            "adam_betas": (0.9, 0.999), "data.patch": 96, "model.blocks": 16, "pixel_loss": "mse",
         },
         "table1:enet_rec": {
             "decay_steps": (), "learning_rates.default": 1e-4, "data.patch": 128, "model.blocks": 10, "model.half_pixel": False,
+            "pixel_loss": "mse",
         },
         "table1:esrgan_rec": {
-            "steps": 1_000_000, "decay_steps": (200_000, 400_000, 600_000, 800_000), "decay_factor": 0.5, "batch_size": 16,
-            "learning_rates.default": 2e-4, "adam_betas": (0.9, 0.99), "data.patch": 128, "model.blocks": 23,
+            "steps": 1_000_000, "decay_steps": (250_000, 500_000, 750_000, 1_000_000), "schedule": "cosine_restarts",
+            "batch_size": 16, "learning_rates.default": 2e-4, "adam_betas": (0.9, 0.99), "data.patch": 128, "model.blocks": 23,
+            "decay_factor": 5e-4,  # down to 1e-7
         },
         "table1:ranksrgan_rec": {
             "steps": 1_000_000, "batch_size": 16, "learning_rates.default": 2e-4, "adam_betas": (0.9, 0.99), "data.patch": 128,
         },
         "table1:crossnet": {
             "model.flow_channels": (64, 128, 256, 512, 512, 1024), "learning_rates.default": 1e-4, "batch_size": 9,
-            "steps": 255_000, "data.patch": 160,
+            "steps": 255_000, "data.patch": 160, "pixel_loss": "charbonnier",
         },
         "table1:srntt_rec": {
+            "loss": {"rec": 1.0, "rtrr": 0.0, "upscale": 1.0},
             "model.context_blocks": 16, "model.blocks": (16, 8, 4), "learning_rates.default": 1e-4, "learning_rates.vgg": 0.0,
             "batch_size": 9, "steps": 255_000,
         },
         "table1:ssen_rec": {
             "model.encoder_blocks": 5, "model.blocks": 16, "model.alignments": 3, "batch_size": 32, "steps": 100_000,
             "schedule": "cosine", "decay_steps": (100_000,), "learning_rates.default": 1e-4, "adam_betas": (0.9, 0.999),
+            "pixel_loss": "charbonnier",
         },
         "table1:dcsr_rec": {
             "model.scale": 4, "model.blocks": (8, 4, 4), "learning_rates.default": 1e-4, "learning_rates.vgg": 1e-4,
-            "batch_size": 9, "steps": 255_000, "data.patch": 160,
+            "batch_size": 9, "steps": 255_000, "data.patch": 160, "pixel_loss": "l1",
+        },
+        "table1:srgan": {
+            "loss": {"rec": 0.0, "rtrr": 0.0, "perceptual": 0.006, "adversarial": 1e-3}, "objective": "standard",
+            "updates": ("generator", "discriminator"), "perceptual.layer_weights": {"relu5_4": 1.0}, "pixel_steps": 0,
+            "perceptual.criterion": "mse", "perceptual.normalise": False, "discriminator.name": "srgan",
+            "discriminator.features": (64, 128, 256, 512), "discriminator.hidden": 1024, "steps": 200_000,
+            "decay_steps": (100_000,), "decay_factor": 0.1, "schedule": "steps", "batch_size": 16, "data.patch": 96,
+            "learning_rates": {"default": 1e-4, "discriminator": 1e-4}, "init_from": "srgan_rec",
+        },
+        "table1:enet": {
+            "loss": {"rec": 0.0, "rtrr": 0.0, "perceptual": 1.0, "texture": 1.0, "adversarial": 2.0}, "objective": "standard",
+            "updates": ("generator", "discriminator"), "perceptual.layer_weights": {"pool2": 0.2, "pool5": 0.02},
+            "perceptual.criterion": "mse", "perceptual.normalise": True, "discriminator.name": "enet",
+            "texture.layer_weights": {"relu1_1": 3e-7, "relu2_1": 1e-6, "relu3_1": 1e-6}, "data.patch": 128,
+            "discriminator.features": (32, 64, 128, 256, 512), "discriminator.hidden": 1024,
+        },
+        "table1:esrgan": {
+            "loss": {"rec": 1e-2, "rtrr": 0.0, "perceptual": 1.0, "adversarial": 5e-3}, "objective": "relativistic",
+            "updates": ("generator", "discriminator"), "perceptual.layer_weights": {"conv5_4": 1.0}, "pixel_loss": "l1",
+            "perceptual.criterion": "l1", "discriminator.name": "vgg_style", "discriminator.initial": "he",
+            "discriminator.hidden": 100, "steps": 500_000, "decay_steps": (50_000, 100_000, 200_000, 300_000),
+            "decay_factor": 0.5, "schedule": "steps", "batch_size": 16, "data.patch": 128, "adam_betas": (0.9, 0.999),
+            "learning_rates": {"default": 1e-4, "discriminator": 1e-4}, "init_from": "esrgan_rec",
+        },
+        "table1:ranksrgan": {
+            "loss": {"rec": 0.0, "rtrr": 0.0, "perceptual": 1.0, "ranking": 0.03, "adversarial": 5e-3},
+            "weights.ranksrgan_ranker": "ranker",
+            "objective": "standard", "updates": ("generator", "discriminator"), "batch_size": 8, "adam_betas": (0.9, 0.99),
+            "perceptual.layer_weights": {"conv5_4": 1.0}, "perceptual.criterion": "l1", "discriminator.name": "vgg_style",
+            "discriminator.initial": "default", "ranker.features": (64, 128, 256, 512, 512), "ranker.hidden": 100,
+            "steps": 500_000, "decay_steps": (50_000, 100_000, 200_000, 300_000), "decay_factor": 0.5, "schedule": "steps",
+            "learning_rates": {"default": 1e-4, "discriminator": 1e-4}, "init_from": "ranksrgan_rec",
+        },
+        "table1:ranker": {
+            "learning_rates.default": 1e-4, "weight_decay": 1e-4, "decay_steps": (100_000, 200_000), "decay_factor": 0.5,
+            "steps": 400_000, "batch_size": 16, "adam_betas": (0.9, 0.999), "model.features": (64, 128, 256, 512, 512),
+            "rank_set": {
+                "srresnet": "srgan_rec", "srgan": "srgan", "esrgan": "esrgan", "images": "cufed", "stride": 160, "block": 32,
+            },
+        },
+        "table1:srntt": {
+            "loss": {
+                "rec": 2.0, "rtrr": 0.0, "upscale": 2.0, "perceptual": 1e-4, "texture_transfer": 1e-4,
+                "back_projection": 0.0, "adversarial": 1e-6,
+            },
+            "objective": "wgan_gp_per_pixel", "penalty": 10.0, "pixel_steps": 5 * 1_319, "discriminator.name": "srntt",
+            "updates": ("discriminator", "discriminator", "generator", "discriminator"), "perceptual.criterion": "mse",
+            "perceptual.layer_weights": {"relu5_1": 1.0}, "discriminator.features": (32, 64, 128, 256, 512),
+        },
+        "table1:ttsr": {
+            "loss": {"rec": 2.0, "rtrr": 0.0, "perceptual": 1e-2, "transferal": 1e-2, "adversarial": 1e-3},
+            "objective": "wgan_gp", "penalty": 10.0, "updates": ("discriminator", "discriminator", "generator"),
+            "perceptual.layer_weights": {"relu5_1": 1.0}, "perceptual.criterion": "mse", "pixel_steps": 2 * 1_319,
+            "learning_rates": {"default": 1e-4, "vgg": 1e-5, "discriminator": 1e-4}, "batch_size": 9,
+        },
+        "table1:masa": {
+            "loss": {"rec": 1.0, "rtrr": 0.0, "perceptual": 1.0, "adversarial": 5e-3}, "pixel_steps": 160 * 1_319,
+            "steps": 210 * 1_319, "schedule": "cosine", "decay_steps": (500 * 1_319,), "batch_size": 9,
+        },
+        "table1:dcsr": {
+            "loss": {"rec": 1.0, "rtrr": 0.0, "contextual_ref": 0.05, "contextual_hr": 0.01, "adversarial": 0.0},
+            "pixel_loss": "blurred_l1", "updates": ("generator",), "pixel_steps": 0,
         },
     }.items(),
 )  # fmt: skip
@@ -215,10 +290,14 @@ def test_published_constants(name, expected):
     """Of the RRSR paper and its supplement, C2-Matching, MASA, TTSR, and the publications of Table 1's other models."""
     config = get_config(name)
     found = {field: functools.reduce(lambda part, key: part[key], field.split("."), config) for field in expected}
+    found = {field: value.to_dict() if isinstance(value, ConfigDict) else value for field, value in found.items()}
     assert found == expected
 
 
-@pytest.mark.parametrize("name", [n for n in CONFIGS if n in (*models.MODELS, "cufed5") or n.startswith("table1:")])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in CONFIGS if n in (*models.MODELS, "cufed5") or (n.startswith("table1:") and n != "table1:ranker")],
+)
 def test_defaults_of_a_model_are_its_published_fields(name):
     """Costs and benchmarks have no config, and take them."""
     fields = get_config(name).model.to_dict()
@@ -227,7 +306,8 @@ def test_defaults_of_a_model_are_its_published_fields(name):
     assert fields == {field: defaults[field] for field in fields}
     frozen = [part for part, rate in get_config(name).learning_rates.items() if rate == 0]
     assert set(getattr(model, "frozen", ())) == set(frozen)
-    assert set(getattr(model, "pretrained", ())) == {"vgg", "correspondence"} & set(get_config(name).weights)
+    if get_config(name).stage == "rec":  # losses have a VGG-19, too
+        assert set(getattr(model, "pretrained", ())) == {"vgg", "correspondence"} & set(get_config(name).weights)
 
 
 def test_the_benchmark_measures_the_published_run():

@@ -96,8 +96,6 @@ def training_data(
     Raises:
       InputError: no such dataset, images that are too small, or a batch that the processes cannot share.
     """
-    if batch_size % process_count:
-        raise InputError(f"config.batch_size: a multiple of {process_count} processes expected, got {batch_size}")
     if config.name == "embedded":
         photographs = datasets.embedded_photographs(datasets.EMBEDDED_TRAIN, config.patch)
         examples = [{"name": name, "hr": hr} for name, hr in zip(datasets.EMBEDDED_TRAIN, photographs, strict=True)]
@@ -108,12 +106,27 @@ def training_data(
         _check_sizes(config, examples)
         if config.skip_damaged:
             examples = SkipDamaged(examples)
-    dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
-    for transform in transforms(config, examples, has_references):
-        dataset = dataset.random_map(transform)
-    batches = dataset[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
+    steps = transforms(config, examples, has_references)
+    batches = batched(examples, steps, batch_size, seed, process_index, process_count)
     identity = {"name": config.name, "examples": len(examples), "fingerprint": fingerprint}
     return TrainingData(batches, identity, config)
+
+
+def batched(
+    examples: Sequence[Mapping[str, Any]],
+    transforms: Sequence[grain.transforms.RandomMap],
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.MapDataset:
+    """Endless batches of one process, of the examples in random order; arguments as in `training_data`."""
+    if batch_size % process_count:
+        raise InputError(f"config.batch_size: a multiple of {process_count} processes expected, got {batch_size}")
+    dataset = grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
+    for transform in transforms:
+        dataset = dataset.random_map(transform)
+    return dataset[process_index::process_count].batch(batch_size // process_count, drop_remainder=True)
 
 
 def training_batches(*args: Any, **kwargs: Any) -> grain.DatasetIterator:

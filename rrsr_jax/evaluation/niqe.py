@@ -15,12 +15,13 @@ _ALPHAS = np.arange(0.2, 10.0005, 0.001)  # shapes of a distribution that are tr
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns) between the pixels of a product
 
 
-def niqe(image: np.ndarray, border: int = 4) -> float:
+def niqe(image: np.ndarray, border: int = 4, block: int = BLOCK) -> float:
     """NIQE of an image (H, W, 3) uint8, RGB.
 
     Args:
-      image: what is left of it without the border is cut to multiples of `BLOCK`, and has to be two blocks or more.
+      image: what is left of it without the border is cut to multiples of `block`, and has to be two blocks or more.
       border: pixels left out at each edge.
+      block: pixels a side, even. With another number than `BLOCK` the order of small images is still of use, not the value.
 
     Raises:
       ValueError: another kind of image, one that is too small, or one with fewer than two blocks that are not flat.
@@ -28,14 +29,14 @@ def niqe(image: np.ndarray, border: int = 4) -> float:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"an RGB image (H, W, 3) uint8 expected, got {image.shape} {image.dtype}")
     grey = _rounded_luma(image)[border : image.shape[0] - border, border : image.shape[1] - border]
-    rows, columns = (max(size, 0) // BLOCK for size in grey.shape)
+    rows, columns = (max(size, 0) // block for size in grey.shape)
     if rows * columns < 2:
         raise ValueError(
-            f"NIQE compares blocks of {BLOCK} x {BLOCK} pixels: two or more expected in the image without a border of {border}, "
+            f"NIQE compares blocks of {block} x {block} pixels: two or more expected in the image without a border of {border}, "
             f"got {image.shape[0]} x {image.shape[1]} pixels"
         )
-    grey = grey[: rows * BLOCK, : columns * BLOCK]
-    features = np.concatenate([block_features(grey, BLOCK), block_features(halve(grey), BLOCK // 2)], 1)
+    grey = grey[: rows * block, : columns * block]
+    features = np.concatenate([block_features(grey, block), block_features(halve(grey), block // 2)], 1)
     features = features[np.isfinite(features).all(1)]
     if len(features) < 2:
         raise ValueError(f"NIQE needs two blocks that are not of one colour, got {len(features)} of {rows * columns}")
@@ -88,6 +89,12 @@ def halve(grey: np.ndarray) -> np.ndarray:
     t = np.abs(np.arange(8) - 3.5) / 2
     weights = np.where(t < 1, (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2)
     return _convolved(np.pad(grey, 3, "symmetric"), weights, 2)
+
+
+def sharpness(image: np.ndarray) -> float:
+    """Mean local deviation of the grey values, 0 to 255, of an image (H, W, 3) uint8; RankSRGAN leaves out what is flat by it."""
+    grey = _rounded_luma(image)
+    return float(np.sqrt(np.abs(_blur((grey - _blur(grey)) ** 2))).mean())
 
 
 def _blur(grey: np.ndarray) -> np.ndarray:

@@ -35,7 +35,8 @@ from rrsr_jax.data.images import random_view
 from rrsr_jax.errors import InputError
 from rrsr_jax.models.matching import match_patches
 from rrsr_jax.models.search import match_patches_coarse_to_fine
-from rrsr_jax.training.step import create_state, make_mesh, make_train_step, place
+from rrsr_jax.training.passes import make_train_step
+from rrsr_jax.training.step import create_state, make_mesh, place
 from rrsr_jax.workdir.files import write_atomically
 
 # Sides of the images, in pixels.

@@ -3,6 +3,7 @@
 Nothing here uses an accelerator, which belongs to the process that runs.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -25,6 +26,12 @@ from rrsr_jax.workdir.progress import read_records
 
 # A training step is timed over at least so many steps and seconds, after the first.
 TIMED_STEPS, TIMED_SECONDS = 3, 10.0
+# Fields with the workdir of another run; in a list, the name of another config stands for its run.
+RUN_FIELDS = (
+    "init_from",
+    "weights.ranksrgan_ranker",
+    *(f"rank_set.{name}" for name in ("srresnet", "srgan", "esrgan")),
+)
 
 
 class Run(NamedTuple):
@@ -55,7 +62,7 @@ class Run(NamedTuple):
 def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str], seeds: int) -> list[Run]:
     """All runs, config by config, each with seeds that count up from the config's; a run comes after the one it starts from.
 
-    A config whose `init_from` is the name of another one in the list starts from that one's run, of the same place among seeds.
+    A config one of whose `RUN_FIELDS` is the name of another one in the list gets that one's run, of the same place among seeds.
 
     Args:
       patterns: FILE or FILE:ROW; FILE may have wildcards, and without ROW stands for all its rows.
@@ -83,20 +90,31 @@ def plan(patterns: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str
 
 
 def _in_order(names: Sequence[str], runs: Sequence[Run], seeds: int) -> list[Run]:
-    """The runs with `init_from` as a folder where it was a name, and each config after the one that it starts from."""
+    """The runs with a folder in each of `RUN_FIELDS` where there was a name, and each config after those that it needs."""
     by_name = {name: runs[i * seeds : (i + 1) * seeds] for i, name in enumerate(names)}
-    sources = {name: own[0].config.init_from for name, own in by_name.items() if own[0].config.init_from in by_name}
-    for name, source in sources.items():
-        pairs = zip(by_name[name], by_name[source], strict=True)
-        by_name[name] = [run.override(init_from=str(other.workdir)) for run, other in pairs]
+    sources: dict[str, dict[str, str]] = {}
+    for name, (first, *_) in by_name.items():
+        fields = {field: _value(first.config, field) for field in RUN_FIELDS}
+        sources[name] = {field: other for field, other in fields.items() if other in by_name}
+    for name, needed in sources.items():
+        for field, source in needed.items():
+            pairs = zip(by_name[name], by_name[source], strict=True)
+            by_name[name] = [run.override(**{field.replace(".", "__"): str(other.workdir)}) for run, other in pairs]
     ordered, waiting = [], list(names)
     while waiting:
-        ready = [name for name in waiting if sources.get(name) not in waiting]
+        ready = [name for name in waiting if not set(sources[name].values()) & set(waiting)]
         if not ready:
             raise InputError(f"config.init_from: {', '.join(waiting)} start from each other")
         ordered += by_name[ready[0]]
         waiting.remove(ready[0])
     return ordered
+
+
+def _value(config: ConfigDict, field: str) -> str:
+    """The value of a field with dots; empty if the config does not have it."""
+    if field not in config_files.fields(config):
+        return ""
+    return functools.reduce(lambda part, name: part[name], field.split("."), config)
 
 
 def check(run: Run, planned: Sequence[Run]) -> None:
@@ -184,9 +202,11 @@ def measure_seconds_per_step(run: Run, scratch: pathlib.Path, stop: Callable[[],
     """
     shutil.rmtree(scratch, ignore_errors=True)
     never = 1_000_000  # in steps
-    quiet = dict(checkpoint_every=never, image_every=never, eval__every=0, eval__sets="", init_from="")
+    quiet: dict[str, Any] = dict(checkpoint_every=never, image_every=never, eval__every=0, eval__sets="", init_from="")
     if "pixel_steps" in run.config:  # most of a GAN run's steps are those with the discriminator
         quiet["pixel_steps"] = 0
+    if _value(run.config, "weights.ranksrgan_ranker"):  # which may not be there yet
+        quiet["loss__ranking"] = 0.0
     trial = run._replace(workdir=scratch).override(steps=never, log_every=1, **quiet)
     since = None
 

@@ -27,7 +27,8 @@ from rrsr_jax.console import exit_on_error
 from rrsr_jax.errors import InputError
 from rrsr_jax.experiments.bench import published_config
 from rrsr_jax.training.initial import initialise_model
-from rrsr_jax.training.step import create_state, make_mesh, make_train_step
+from rrsr_jax.training.passes import make_train_step
+from rrsr_jax.training.step import create_state, make_mesh
 
 COLLECTIVES = "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"
 SHARE = 0.1  # of the step, that communication may take

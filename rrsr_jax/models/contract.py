@@ -6,8 +6,8 @@ A model is a Flax module that is called as `sr = model.apply({"params": params},
     ref  (N, H, W, 3) float in [0, 1], one reference for each, of any size
     sr   (N, 4h, 4w, 3) float; values outside [0, 1] are allowed and clipped where images are saved
 
-Training asks for nothing else. Evaluation pads images to few common sizes, and a model can say how it handles padding:
-`Contract` has the three ways, `read_contract` finds them in a module and checks the call.
+Evaluation pads images to few common sizes, and a model can say how it handles padding. A model that behaves differently in
+training says so, too. `Contract` has all of this, `read_contract` finds it in a module and checks the call.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ SCALES = (1, 2, 4)
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """How a model handles padding. The defaults are those of a module that has nothing but the call.
+    """How a model handles padding, and training. The defaults are those of a module that has nothing but the call.
 
     Attributes:
       takes_valid: the call has a third argument, `valid=None`: (N, 2) int32, height and width of the part of each `lr` that is
@@ -34,15 +34,21 @@ class Contract:
         apart from statistics over the image. Evaluation leaves out padding beyond it. None if there is no such limit.
       pads_itself: attribute `pads_itself` of the module. The model pads images of any size as its authors do. Evaluation gives it
         both images without any padding, and compiles it for every pair of sizes.
+      takes_train: the call has an argument `train=False`; training sets it. New running statistics are then in the collection
+        `batch_stats`, if that is mutable, by the paths that the old ones have among the parameters: see `layers.BatchNorm`.
+      generators: attribute `generators` of the module, names of the generators of random numbers that it draws from in training.
+        Without them, its result is always the same.
     """
 
     takes_valid: bool = False
     reach: int | None = None
     pads_itself: bool = False
+    takes_train: bool = False
+    generators: tuple[str, ...] = ()
 
 
 def read_contract(model: nn.Module) -> Contract:
-    """What `model` says about padding.
+    """What `model` says about padding and training.
 
     Raises:
       InputError: the module cannot be called with `(lr, ref)`, or `reach` or `pads_itself` has a wrong type.
@@ -60,7 +66,13 @@ def read_contract(model: nn.Module) -> Contract:
         raise InputError(f"model {name}: reach: a number of pixels, or None for no limit, expected, got {reach!r}")
     if not isinstance(pads_itself, bool):
         raise InputError(f"model {name}: pads_itself: True or False expected, got {pads_itself!r}")
-    return Contract("valid" in signature.parameters, reach, pads_itself)
+    return Contract(
+        takes_valid="valid" in signature.parameters,
+        reach=reach,
+        pads_itself=pads_itself,
+        takes_train="train" in signature.parameters,
+        generators=tuple(getattr(model, "generators", ())),
+    )
 
 
 def check_images(**images: jax.Array) -> None:

@@ -1,4 +1,4 @@
-"""The discriminators. All are called as `(image, train)`; RRSR's gives values in (0, 1), the others logits."""
+"""The discriminators. All are called as `(image, train)`; RRSR's gives values in (0, 1), the others logits or plain values."""
 
 import functools
 
@@ -155,3 +155,47 @@ class ENetDiscriminator(nn.Module):
                 x = nn.leaky_relu(conv(x), 0.2)
         x = nn.leaky_relu(nn.Dense(self.hidden, kernel_init=xavier, name="linear1")(_flat(x)), 0.2)
         return nn.Dense(1, kernel_init=xavier, name="linear2")(x)[:, 0]
+
+
+class SRNTTDiscriminator(nn.Module):
+    """SRNTT's (Zhang et al. 2019): ten convolutions with batch normalisation, as in `Discriminator`, and two linear layers.
+
+    Attributes:
+      features: channels of each pair of convolutions; the second of a pair has stride 2, with TensorFlow's padding.
+      hidden: width of the first linear layer.
+      axis_name: see `BatchNorm`.
+    """
+
+    features: tuple[int, ...] = (32, 64, 128, 256, 512)
+    hidden: int = 1024
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool) -> jax.Array:
+        """(N, H, W, 3) in [0, 1], of the size it was initialised with, to values (N,); `train` as in `Discriminator`."""
+        x = 2 * image - 1
+        for block, features in enumerate(self.features, start=1):
+            for i, stride in enumerate((1, 2), start=1):
+                conv = functools.partial(nn.Conv, features, (3, 3), stride, "SAME", use_bias=False)
+                x = conv(kernel_init=normal_init, name=f"block{block}_conv{i}")(x)
+                norm = BatchNorm(unbiased=False, axis_name=self.axis_name, name=f"block{block}_norm{i}")
+                x = nn.leaky_relu(norm(x, train), 0.2)
+        x = nn.leaky_relu(nn.Dense(self.hidden, kernel_init=normal_init, name="linear1")(_flat(x)), 0.2)
+        return nn.Dense(1, kernel_init=normal_init, name="linear2")(x)[:, 0]
+
+
+# By the names that `config.discriminator` has.
+DISCRIMINATORS: dict[str, type[nn.Module]] = {
+    "rrsr": Discriminator,
+    "srgan": SRGANDiscriminator,
+    "vgg_style": VGGStyleDiscriminator,
+    "enet": ENetDiscriminator,
+    "srntt": SRNTTDiscriminator,
+}
+# The kinds of their files of weights; those of the others are not published.
+DISCRIMINATOR_KINDS = {
+    "rrsr": "discriminator",
+    "srgan": "srgan_discriminator",
+    "vgg_style": "vgg_style_discriminator",
+    "enet": "enet_discriminator",
+}

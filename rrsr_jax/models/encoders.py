@@ -19,6 +19,16 @@ MATCONVNET_STD = (1 / 255, 1 / 255, 1 / 255)
 CONVS_PER_LEVEL = (2, 2, 4, 4, 4)
 
 
+def layer_names() -> list[str]:
+    """The layers of VGG-19, from first to last: `conv1_1`, `relu1_1`, ..., `pool5`."""
+    names = []
+    for level, convs in enumerate(CONVS_PER_LEVEL, start=1):
+        for i in range(1, convs + 1):
+            names += [f"conv{level}_{i}", f"relu{level}_{i}"]
+        names.append(f"pool{level}")
+    return names
+
+
 class VGG(nn.Module):
     """VGG up to a named layer (Simonyan & Zisserman 2015; torchvision weights).
 

@@ -112,6 +112,7 @@ class NLSN(nn.Module):
     residual_scale: float = 0.1
     seed: int = 0
     pads_itself = True  # padding would take part in the attention
+    generators = ("rotations",)
 
     @nn.compact
     def __call__(self, lr: jax.Array, ref: jax.Array, rotations: Sequence[jax.Array] | None = None) -> jax.Array:

@@ -73,8 +73,8 @@ def make_matcher_step(net: nn.Module, config: ConfigDict, mesh: Mesh) -> Step:
     """The compiled step of the stages teacher and student; see `step.minimise`."""
     weights = config.loss.to_dict()
 
-    def terms(params, frozen, batch, whole):
-        return contrastive_terms(net, params, frozen.get("teacher"), batch, weights, whole)
+    def terms(state, batch, whole):
+        return contrastive_terms(net, state.generator, state.frozen.get("teacher"), batch, weights, whole), {}
 
     return minimise(terms, config, mesh)
 

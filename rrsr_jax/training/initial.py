@@ -16,10 +16,12 @@ from rrsr_jax import weights
 from rrsr_jax.errors import InputError, check_shapes
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import description, has_checkpoint
-from rrsr_jax.workdir.state import TrainState
+from rrsr_jax.workdir.state import TrainState, eval_params
 
 # The modules of a model that have weights of their own.
 MODULES = tuple(kind.module for kind in weights.KINDS if kind.module)
+# Entries of `config.weights` that are no part of a model: networks that only losses look at.
+LOSS_NETWORKS = ("discriminator", "ranksrgan_ranker")
 _KINDS = {kind.setting: kind for kind in weights.KINDS}  # by the names that `config.weights` has
 
 
@@ -63,7 +65,7 @@ def check_sources(config: ConfigDict, stages: Sequence[str], planned: Mapping[st
       planned: stages of the runs that will be there by then, by their workdirs.
     """
     for part, path in config.weights.items():
-        if path and not os.path.exists(path):
+        if path and path not in planned and not os.path.exists(path):
             raise InputError(f"config.weights.{part}: a file or folder of weights expected, there is no {path}")
     source = config.init_from
     if not source:
@@ -112,6 +114,32 @@ def load_part(params: dict[str, Any], part: str, path: str, module: str = "") ->
     check_shapes(f"{path} (config.weights.{part}) and this config's model", flat_shapes(wanted), flat_shapes(loaded))
     target.update(loaded)
     return {module} if module else set(loaded)
+
+
+def load_ranker(path: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The Ranker's variables from a file of weights, or the workdir of a run of stage `ranker`.
+
+    Args:
+      path: of either; `config.weights.ranksrgan_ranker`.
+      variables: with the shapes that are expected.
+
+    Raises:
+      InputError: a file that cannot be read, another run, or a Ranker of another size.
+    """
+    folder = pathlib.Path(path)
+    if has_checkpoint(folder):
+        if (stage := description(folder)["stage"]) != "ranker":
+            raise InputError(
+                f"config.weights.ranksrgan_ranker={path}: a run of stage ranker expected, got one of {stage}"
+            )
+        with contextlib.closing(Checkpoints(folder)) as checkpoints:
+            state = checkpoints.read_state()
+        loaded = {"params": eval_params(state), "batch_stats": state.statistics}
+    else:
+        loaded = weights.load("ranksrgan_ranker", path)
+    what = f"{path} (config.weights.ranksrgan_ranker) and config.ranker"
+    check_shapes(what, flat_shapes(variables), flat_shapes(loaded))
+    return loaded
 
 
 def scale_kernels(params: Mapping[str, Any], gain: float) -> dict[str, Any]:

@@ -21,7 +21,12 @@ def perceptual(features_sr: jax.Array, features_hr: jax.Array, axis_name: str | 
 
 
 def gradient_penalty(
-    discriminate: Callable[[jax.Array], jax.Array], real: jax.Array, fake: jax.Array, alpha: jax.Array
+    discriminate: Callable[[jax.Array], jax.Array],
+    real: jax.Array,
+    fake: jax.Array,
+    alpha: jax.Array,
+    axes: tuple[int, ...] = (1, 2, 3),
+    span: float = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
     """WGAN-GP (Gulrajani et al. 2017, eq. 3) without its weight: mean (|gradient| - 1)^2 at alpha real + (1 - alpha) fake.
 
@@ -29,13 +34,15 @@ def gradient_penalty(
       discriminate: function of (N, H, W, 3) images, giving (N,).
       real, fake: (N, H, W, 3).
       alpha: (N, 1, 1, 1) in [0, 1].
+      axes: that the norm is taken over. SRNTT's release has (3,): a norm for each pixel.
+      span: of the colours, 1 from 0 to 1. With 2 the norm is that of images from -1 to 1.
 
     Returns:
-      The penalty and the gradient norms (N,).
+      The penalty, and the gradient norms, (N,) with the default axes.
     """
     mixed = alpha * real + (1 - alpha) * fake
     gradient = jax.grad(lambda images: discriminate(images).sum())(mixed)
-    norm = _root((gradient**2).sum((1, 2, 3)))
+    norm = _root(((gradient / span) ** 2).sum(axes))
     return ((norm - 1) ** 2).mean(), norm
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from rrsr_jax.data import pipeline
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import protocols
 from rrsr_jax.evaluation.protocols import TestSet
@@ -54,6 +55,13 @@ class Stage(abc.ABC):
         config: ConfigDict, examples: Sequence[Mapping[str, Any]], has_references: bool
     ) -> Sequence[grain.transforms.RandomMap]:
         """From an example of a dataset to an element of a batch; `config` is the `data` part, see `pipeline.training_batches`."""
+
+    def training_data(self, planned: Mapping[str, str]) -> pipeline.TrainingData:
+        """The batches of this process; InputError as `pipeline.training_data`. `planned`: see `check_sources`."""
+        process = jax.process_index(), jax.process_count()
+        return pipeline.training_data(
+            self.config.data, self.config.batch_size, self.config.seed, *process, self.transforms
+        )
 
     @abc.abstractmethod
     def random_state(self, key: jax.Array) -> TrainState:

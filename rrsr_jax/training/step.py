@@ -1,10 +1,9 @@
-"""Mesh, optimiser, and the training step: both reciprocal passes, losses, gradients and update in one compiled function."""
+"""Mesh, optimiser, and what a training step is made of: passes, gradients in pieces, update, and the compiled function."""
 
-import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from rrsr_jax.errors import InputError
-from rrsr_jax.training import losses
+from rrsr_jax.models.layers import STATISTICS
 from rrsr_jax.workdir.state import TrainState, parameter_names
 
 DATA_AXIS = "data"
@@ -33,9 +32,14 @@ def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def parameter_rates(params: Mapping[str, Any], learning_rates: Mapping[str, float]) -> dict[str, float]:
-    """Learning rate of every parameter by its path: that of the module in `learning_rates` it lies in, else `default`."""
+    """Learning rate of every parameter by its path: that of the module in `learning_rates` it lies in, else `default`.
+
+    Running statistics have the rate 0: a training step replaces them.
+    """
 
     def rate(path):
+        if path[-1] in STATISTICS:
+            return 0.0
         named = [learning_rates[module] for module in path if module in learning_rates]
         return named[-1] if named else learning_rates["default"]
 
@@ -56,21 +60,36 @@ def merge(trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict[str, An
 def make_decay(config: ConfigDict) -> optax.Schedule:
     """The factor of all learning rates, by step.
 
-    `config.schedule` is `steps`, a factor of `decay_factor` at each of `decay_steps`; or `cosine`, half a wave down to 0 at the
-    one step of `decay_steps`.
+    `config.schedule` is one of:
+
+      steps            a factor of `decay_factor` at each of `decay_steps`
+      cosine           half a wave down to 0 at the one step of `decay_steps`
+      cosine_restarts  half a wave down to `decay_factor` at each of `decay_steps`, and from 1 again after it
     """
     steps = [int(step) for step in config.decay_steps]
     if config.schedule == "steps":
         return optax.piecewise_constant_schedule(1.0, dict.fromkeys(steps, config.decay_factor))
-    return optax.cosine_decay_schedule(1.0, steps[0])
+    if config.schedule == "cosine":
+        return optax.cosine_decay_schedule(1.0, steps[0])
+    lengths = [end - start for start, end in itertools.pairwise([0, *steps])]
+    return optax.join_schedules(
+        [optax.cosine_decay_schedule(1.0, length, config.decay_factor) for length in lengths], steps[:-1]
+    )
 
 
-def make_optimizer(config: ConfigDict, rates: Mapping[str, float], first_step: int = 0) -> optax.GradientTransformation:
-    """Adam with a rate per parameter, all decayed together by `make_decay`; its first update is at step `first_step`."""
+def make_optimizer(
+    config: ConfigDict, rates: Mapping[str, float], first_step: int = 0, per_step: int = 1
+) -> optax.GradientTransformation:
+    """Adam with a rate per parameter, all decayed together by `make_decay`.
+
+    Its first update is at step `first_step`, and each step has `per_step` of them. `config.weight_decay` times the parameters is
+    added to the gradient, as PyTorch's Adam does.
+    """
     decay = make_decay(config)
     scale = optax.stateless(lambda updates, _: {k: -rates[k] * v for k, v in updates.items()})
-    schedule = optax.scale_by_schedule(lambda count: decay(count + first_step))
-    return optax.chain(optax.scale_by_adam(*config.adam_betas), schedule, scale)
+    schedule = optax.scale_by_schedule(lambda count: decay(count // per_step + first_step))
+    adam = (optax.scale_by_adam(*config.adam_betas), schedule, scale)
+    return optax.chain(*((optax.add_decayed_weights(config.weight_decay),) if config.weight_decay else ()), *adam)
 
 
 def create_state(
@@ -95,7 +114,7 @@ def create_state(
     opt_state = {"generator": make_optimizer(config, rates).init(trained)}
     if discriminator:
         judge, _, rates = split_discriminator(discriminator, config)
-        opt_state["discriminator"] = make_optimizer(config, rates, config.pixel_steps).init(judge)
+        opt_state["discriminator"] = discriminator_optimizer(config, rates).init(judge)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         generator=generator,
@@ -116,59 +135,18 @@ def split_discriminator(
     return *split(named, rates), rates
 
 
+def discriminator_optimizer(config: ConfigDict, rates: Mapping[str, float]) -> optax.GradientTransformation:
+    """Of the discriminator, which starts at step `config.pixel_steps`, with all its updates of `config.updates` at each step."""
+    return make_optimizer(config, rates, config.pixel_steps, config.updates.count("discriminator"))
+
+
 def place(state: TrainState, mesh: Mesh) -> TrainState:
     """The state, replicated over the mesh; unplaced, it would cost a second compilation."""
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
-def passes(
-    refsr: Callable[[jax.Array, jax.Array], Any], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
-) -> dict[str, jax.Array]:
-    """The two passes of one model: `sr` from `lr` and `ref` (eq. 1), and if `weights` has `rtrr`, `sr_p`: the warped reference
-    from its low-resolution version with `sr` as the reference (eq. 3), with a gradient with respect to `sr`.
-
-    Args:
-      refsr: any model, (lr, ref) -> sr.
-      batch: `lr`, `ref`, and for the second pass `ref_lr_p`.
-      weights: of the terms of the loss.
-    """
-    sr = refsr(batch["lr"], batch["ref"])
-    return {"sr": sr, "sr_p": refsr(batch["ref_lr_p"], sr)} if weights["rtrr"] else {"sr": sr}
-
-
-def pixel_terms(
-    images: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
-) -> dict[str, jax.Array]:
-    """The unweighted terms of eq. 6 that compare pixels and whose weight is not zero.
-
-    Args:
-      images: the result of `passes`.
-      batch: `hr`, and for `rtrr` the warped reference `ref_p`.
-      weights: by term.
-    """
-    pairs = {"rec": ("hr", "sr"), "rtrr": ("ref_p", "sr_p")}
-    return {name: losses.l1(batch[a], images[b]) for name, (a, b) in pairs.items() if weights[name]}
-
-
-def reciprocal_terms(
-    refsr: Callable[[jax.Array, jax.Array], Any], batch: Mapping[str, jax.Array], weights: Mapping[str, float]
-) -> dict[str, jax.Array]:
-    """`pixel_terms` of `passes`."""
-    return pixel_terms(passes(refsr, batch, weights), batch, weights)
-
-
-def make_train_step(model: nn.Module, config: ConfigDict, mesh: Mesh) -> Step:
-    """The compiled step of the -rec stage; see `minimise`."""
-    weights = config.loss.to_dict()
-
-    def terms(params, frozen, batch, whole):
-        return reciprocal_terms(functools.partial(model.apply, {"params": params}), batch, weights)
-
-    return minimise(terms, config, mesh)
-
-
 def minimise(
-    terms: Callable[[Mapping[str, Any], Mapping[str, Any], Batch, Batch], dict[str, jax.Array]],
+    terms: Callable[[TrainState, Batch, Batch], tuple[dict[str, jax.Array], dict[str, jax.Array]]],
     config: ConfigDict,
     mesh: Mesh,
 ) -> Step:
@@ -177,9 +155,9 @@ def minimise(
     With `config.accumulate` above 1, a device takes its images in so many pieces, one after another, with the memory of one.
 
     Args:
-      terms: function of the generator's parameters, `TrainState.frozen`, the piece of the batch and the whole batch of this
-        device; the mean of each term over pieces and devices is that of the whole batch. Terms that `config.loss` does not
-        name are metrics.
+      terms: function of the state, the piece of the batch and the whole batch of this device. It gives the terms, of which the
+        mean over pieces and devices is that of the whole batch, and new running statistics, flat by their paths among the
+        generator's parameters. Terms that `config.loss` does not name are metrics.
       config: of the run.
       mesh: of its devices.
 
@@ -194,15 +172,16 @@ def minimise(
         trained, fixed = split(state.generator, rates)
 
         def loss(trained, piece):
-            values = terms(merge(trained, fixed), state.frozen, piece, batch)
+            values, statistics = terms(state.replace(generator=merge(trained, fixed)), piece, batch)
             total = sum(weights[name] * value for name, value in values.items() if name in weights)
-            return total, values | {"loss": total}
+            return total, (values | {"loss": total}, statistics)
 
-        gradient, metrics = jax.lax.pmean(gradient_in_pieces(loss, trained, batch, config.accumulate), DATA_AXIS)
+        result = gradient_in_pieces(loss, trained, batch, config.accumulate)
+        gradient, (metrics, statistics) = jax.lax.pmean(result, DATA_AXIS)
         trained, opt_state, ema = update(gradient, trained, state, config, rates)
         metrics |= {"grad_norm": optax.tree.norm(gradient), "largest_gradient": largest_gradient(gradient, state)}
         moved = {
-            "generator": merge(trained, fixed),
+            "generator": merge(trained, fixed | statistics),
             "opt_state": {**state.opt_state, "generator": opt_state},
             "ema": ema,
         }
@@ -217,9 +196,9 @@ def in_pieces(arrays: Any, pieces: int) -> Any:
 
 
 def gradient_in_pieces(
-    loss: Callable[[Any, Batch], tuple[Any, dict[str, Any]]], params: Any, batch: Batch, pieces: int
-) -> tuple[Any, dict[str, jax.Array]]:
-    """Gradient of `loss` (of parameters and images, with metrics) and metrics: their means over equal pieces of the batch."""
+    loss: Callable[[Any, Batch], tuple[Any, Any]], params: Any, batch: Batch, pieces: int
+) -> tuple[Any, Any]:
+    """Gradient of `loss` (of parameters and images, with other results) and these: means over equal pieces of the batch."""
     gradient = jax.grad(loss, has_aux=True)
     if pieces == 1:
         return gradient(params, batch)
@@ -233,30 +212,34 @@ def gradient_in_pieces(
 
 
 def vjp_in_pieces(
-    function: Callable[[Any, Batch], Any], params: Any, batch: Batch, pieces: int
-) -> tuple[Any, Callable[[Any], Any]]:
+    function: Callable[[Any, Batch], tuple[Any, Any]], params: Any, batch: Batch, pieces: int
+) -> tuple[Any, Callable[[Any], Any], Any]:
     """`jax.vjp` of `function` with respect to `params`, for losses that look at a whole batch, such as a batch normalisation.
 
     Of several pieces nothing is kept but the result; the way back computes each of them again.
 
+    Args:
+      function: gives a result with a row for each image, and anything else without a gradient; nothing else for several pieces.
+      params, batch, pieces: as in `gradient_in_pieces`.
+
     Returns:
-      What `function` makes of all pieces, joined, and the function from its cotangent to the gradient.
+      What `function` makes of all pieces, joined, the function from its cotangent to the gradient, and the rest.
     """
     if pieces == 1:
-        result, pull_back = jax.vjp(lambda params: function(params, batch), params)
-        return result, lambda cotangent: pull_back(cotangent)[0]
+        result, pull_back, rest = jax.vjp(lambda params: function(params, batch), params, has_aux=True)
+        return result, lambda cotangent: pull_back(cotangent)[0], rest
 
     def pull_back_all(cotangent):
         def add(total, piece):
             images, cotangent = piece
-            _, pull_back = jax.vjp(lambda params: function(params, images), params)
+            _, pull_back = jax.vjp(lambda params: function(params, images)[0], params)
             return jax.tree.map(jnp.add, total, pull_back(cotangent)[0]), None
 
         parts = in_pieces(batch, pieces), in_pieces(cotangent, pieces)
         return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)[0]
 
-    result = jax.lax.map(lambda images: function(params, images), in_pieces(batch, pieces))
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), result), pull_back_all
+    result, rest = jax.lax.map(lambda images: function(params, images), in_pieces(batch, pieces))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), result), pull_back_all, rest
 
 
 def update(
@@ -267,7 +250,7 @@ def update(
     rates: Mapping[str, float],
 ) -> tuple[Any, optax.OptState, Mapping[str, Any]]:
     """New trained parameters of the generator, state of its optimiser, and moving average."""
-    updates, opt_state = make_optimizer(config, rates).update(gradient, state.opt_state["generator"])
+    updates, opt_state = make_optimizer(config, rates).update(gradient, state.opt_state["generator"], trained)
     trained = optax.apply_updates(trained, updates)
     ema = state.ema
     if config.ema_decay:

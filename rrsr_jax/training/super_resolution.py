@@ -21,6 +21,7 @@ from rrsr_jax.evaluation.results import Results
 from rrsr_jax.models.contract import read_contract
 from rrsr_jax.models.correspondence import untrained
 from rrsr_jax.training.initial import (
+    LOSS_NETWORKS,
     MODULES,
     fitted,
     initialise,
@@ -29,8 +30,9 @@ from rrsr_jax.training.initial import (
     read_source,
     scale_kernels,
 )
+from rrsr_jax.training.passes import make_train_step
 from rrsr_jax.training.stage import Stage
-from rrsr_jax.training.step import Step, create_state, make_train_step
+from rrsr_jax.training.step import Step, create_state
 from rrsr_jax.workdir.state import TrainState
 
 
@@ -119,7 +121,9 @@ def model_params(
         params["correspondence"] = untrained(params["correspondence"])
     random, rates = set(params), config.learning_rates
     for part, path in config.weights.items():
-        if path and part != "discriminator":
+        if part in LOSS_NETWORKS or (part == "vgg" and part not in params and config.stage == "gan"):
+            continue
+        if path:
             random -= load_part(params, part, path)
         elif (
             part in params

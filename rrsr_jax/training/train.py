@@ -147,10 +147,7 @@ def open_run(
     stage = stages.build(config, make_mesh())
     if starts:
         stage.check_sources(planned or {})
-    data = pipeline.training_data(
-        config.data, config.batch_size, config.seed, jax.process_index(), jax.process_count(), stage.transforms
-    )
-    return stage, data, stage.abstract_state()
+    return stage, stage.training_data(planned or {}), stage.abstract_state()
 
 
 def _check_batch(batch_size: int, accumulate: int, devices: int) -> None:

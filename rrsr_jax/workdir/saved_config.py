@@ -8,12 +8,21 @@ from ml_collections import ConfigDict
 from rrsr_jax.workdir.integrity import description
 
 # Fields that runs of earlier versions did not have, with the values that they ran with.
-_LATER = {"accumulate": 1}
+_LATER = {"accumulate": 1, "pixel_loss": "l1", "weight_decay": 0.0}
+# Of stage gan.
+_LATER_GAN = {
+    "objective": "wgan_gp",
+    "updates": ("discriminator", "generator"),
+    "perceptual": {"layer_weights": {"relu5_1": 1.0}, "criterion": "frobenius", "normalise": False},
+}
 
 
 def get_config(workdir: str) -> ConfigDict:
     """The config that wrote the newest intact checkpoint; InputError if there is none."""
-    return ConfigDict(_LATER | _with_tuples(description(pathlib.Path(workdir))["config"]))
+    saved = _with_tuples(description(pathlib.Path(workdir))["config"])
+    if saved["stage"] == "gan" and "updates" not in saved:
+        saved |= _LATER_GAN | {"discriminator": {"name": "rrsr"} | saved["discriminator"]}
+    return ConfigDict(_LATER | saved)
 
 
 def _with_tuples(value: Any) -> Any:

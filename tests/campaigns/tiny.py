@@ -43,7 +43,8 @@ def _single_image() -> ConfigDict:
 def _gan() -> ConfigDict:
     """With a generator that compiles fast."""
     c, gan = _single_image(), chain.get_config("gan")
-    c.update(stage="gan", init_from="single_image", pixel_steps=6, penalty=gan.penalty)
+    c.update(stage="gan", init_from="single_image", pixel_steps=6)
+    c.update(penalty=gan.penalty, objective=gan.objective, updates=gan.updates)
     c.weights.discriminator = ""
     c.loss = gan.loss
     c.loss.rtrr = 0.0

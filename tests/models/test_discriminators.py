@@ -12,25 +12,17 @@ import pytest
 
 from rrsr_jax import models, weights
 from rrsr_jax.models.discriminator import VGGStyleDiscriminator
+from rrsr_jax.training import losses_table1
+from rrsr_jax.training.adversarial import OBJECTIVES
 from tests.helpers import relative_error
 
 
-def is_real(logits):
-    """Binary cross-entropy of logits that should say "real"."""
-    return jax.nn.softplus(-logits).mean()
+def of_discriminator(objective):
+    return lambda real, fake: OBJECTIVES[objective].discriminator(real, fake, None)
 
 
-def is_fake(logits):
-    return jax.nn.softplus(logits).mean()
-
-
-def standard(real, fake):
-    return is_real(real) + is_fake(fake)
-
-
-def relativistic(real, fake, detach=lambda x: x):
-    """ESRGAN's loss of the discriminator; of its generator with the arguments exchanged."""
-    return (is_real(real - detach(fake.mean())) + is_fake(fake - detach(real.mean()))) / 2
+def of_generator(objective, real, fake):
+    return OBJECTIVES[objective].generator(real, fake, None)
 
 
 @pytest.fixture
@@ -75,36 +67,38 @@ def check_discriminator(kind, network, losses, z, tolerance=2e-2):
 
 def test_srgan(network):
     params, judge, z = network("srgan_discriminator", "srgan_losses")
-    losses = {"d_loss": ("grad/", standard)}
+    losses = {"d_loss": ("grad/", of_discriminator("standard"))}
     real, fake = check_discriminator("srgan_discriminator", (params, judge), losses, z)
     assert relative_error(real, z["train/real"][:, 0]) < 1e-4
     assert relative_error(fake, z["train/fake"][:, 0]) < 1e-4
-    assert relative_error(is_real(fake), z["adversarial"]) < 1e-4
+    assert relative_error(of_generator("standard", real, fake), z["adversarial"]) < 1e-4
     assert relative_error(judge(params, z["fake"], False), z["eval/fake"][:, 0]) < 1e-4
 
 
 def test_esrgan(network):
     params, judge, z = network("vgg_style_discriminator", "esrgan_losses")
     losses = {
-        "d_loss": ("grad/", relativistic),
-        "d_loss_detached": ("grad_detached/", functools.partial(relativistic, detach=jax.lax.stop_gradient)),
-        "plain_d_loss": ("grad_plain/", standard),
+        "d_loss": ("grad/", of_discriminator("relativistic")),
+        "d_loss_detached": ("grad_detached/", of_discriminator("relativistic_detached")),
+        "plain_d_loss": ("grad_plain/", of_discriminator("standard")),
     }
     real, fake = check_discriminator("vgg_style_discriminator", (params, judge), losses, z)
     assert relative_error(real, z["train/real"][:, 0]) < 1e-4
-    assert relative_error(is_real(fake), z["plain_adversarial"]) < 1e-4
+    assert relative_error(of_generator("standard", real, fake), z["plain_adversarial"]) < 1e-4
     assert relative_error(judge(params, z["real"], False), z["eval/real"][:, 0]) < 1e-4
-    value, gradient = jax.value_and_grad(lambda image: relativistic(judge(params, image, True), real))(z["fake"])
+    value, gradient = jax.value_and_grad(lambda image: of_generator("relativistic", real, judge(params, image, True)))(
+        z["fake"]
+    )
     assert relative_error(value, z["adversarial"]) < 1e-4
     assert relative_error(jnp.linalg.norm(gradient), z["adversarial_grad_norm"]) < 2e-2
 
 
 def test_enet(network):
     params, judge, z = network("enet_discriminator", "enet_losses")
-    losses = {"d_loss": ("grad/", standard)}
+    losses = {"d_loss": ("grad/", of_discriminator("standard"))}
     real, fake = check_discriminator("enet_discriminator", (params, judge), losses, z, 1e-3)
     assert relative_error(real, z["logits/real"][:, 0]) < 1e-4
-    assert relative_error(is_real(fake), z["adversarial"]) < 1e-4
+    assert relative_error(of_generator("standard", real, fake), z["adversarial"]) < 1e-4
 
 
 def test_ranker(network):
@@ -112,8 +106,7 @@ def test_ranker(network):
 
     def ranking(params):
         a, b = (judge(params, z[name], True) for name in ("image1", "image2"))
-        a_clipped, b_clipped = (jnp.clip(x, -5, 5) for x in (a, b))
-        return jnp.maximum(0, 0.5 - z["label"][:, 0] * (a_clipped - b_clipped)).mean(), a
+        return losses_table1.ranking(a, b, z["label"][:, 0]), a
 
     (value, scores), gradient = jax.value_and_grad(ranking, has_aux=True)(params)
     assert relative_error(value, z["ranking"]) < 1e-4

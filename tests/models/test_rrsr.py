@@ -12,7 +12,7 @@ from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
 from rrsr_jax.models.rrsr import RRSR
 from rrsr_jax.training import losses
-from rrsr_jax.training.step import reciprocal_terms
+from rrsr_jax.training.passes import reciprocal_terms
 from rrsr_jax.weights import layouts as torch_layout
 from tests.helpers import VGG_OF_RRSR, images, relative_error, tiny_rrsr
 

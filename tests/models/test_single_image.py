@@ -19,7 +19,7 @@ from rrsr_jax.models.rcan import RCAN, ChannelAttention
 from rrsr_jax.models.resampling import bicubic_upsample
 from rrsr_jax.models.srcnn import SRCNN
 from rrsr_jax.models.srgan import SRResNet
-from rrsr_jax.training.step import reciprocal_terms
+from rrsr_jax.training.passes import reciprocal_terms
 from tests.helpers import images, random_params
 
 SMALL = {

@@ -15,7 +15,7 @@ from rrsr_jax.data import pipeline, transforms
 from rrsr_jax.training import correspondence
 from rrsr_jax.training import step as steps
 from tests.helpers import ROOT, batch, gan_config, tiny_config, tiny_rrsr
-from tests.training import test_correspondence_stages, test_gan, test_step
+from tests.training import test_correspondence_stages, test_gan, test_passes, test_step
 
 
 def results(start, batches, devices):
@@ -53,6 +53,19 @@ def check_gan():
     )
 
 
+def check_other_methods():
+    """Statistics of a generator, and a loss in which the images of a batch are compared with each other."""
+    images = [batch(4, seed) for seed in range(2)]
+    states = compare(
+        lambda n: test_passes.start(n)[1:], images[:1], 1e-3
+    )  # a second step would have noise: Adam's, of biases
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(*(state.generator["norm"][name] for state in states), rtol=1e-4)
+    config = gan_config(objective="relativistic", updates=("generator", "discriminator"), loss__rtrr=0.0)
+    config.learning_rates.update(default=1e-4, discriminator=1e-4)
+    compare(lambda n: test_gan.start(config, n), images, 1e-3)
+
+
 def check_pieces():
     """Each of four devices takes its two images one after the other, or both at once."""
     found = []
@@ -86,11 +99,11 @@ def test_four_devices_give_the_result_of_one():
     call = [sys.executable, "-m", "tests.training.test_devices"]
     done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=880, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["rec", "gan", "pieces", "correspondence"]
+    assert done.stdout.split() == ["rec", "gan", "other_methods", "pieces", "correspondence"]
 
 
 if __name__ == "__main__":
     assert jax.device_count() == 4
-    for check in (check_rec, check_gan, check_pieces, check_correspondence):
+    for check in (check_rec, check_gan, check_other_methods, check_pieces, check_correspondence):
         check()
         print(check.__name__.removeprefix("check_"))

@@ -14,6 +14,7 @@ from rrsr_jax.models.discriminator import Discriminator
 from rrsr_jax.models.encoders import VGG
 from rrsr_jax.training import gan, initial, losses, stages, train
 from rrsr_jax.training import step as steps
+from rrsr_jax.training.passes import make_train_step
 from rrsr_jax.training.super_resolution import SuperResolution
 from rrsr_jax.workdir.state import parameter_names
 from tests.helpers import SMALL, TRACES, Convolution, batch, gan_config, initial_state, tiny_config
@@ -27,7 +28,7 @@ def start(config, devices=1, vgg=None):
     if vgg is not None:
         parts["frozen"] = {"perceptual": jax.tree.map(np.array, vgg)}  # the state is donated
     state = steps.place(steps.create_state(config, initial.initialise_model(model, key), **parts), mesh)
-    pixel, full = steps.make_train_step(model, config, mesh), gan.make_gan_step(model, config, mesh)
+    pixel, full = make_train_step(model, config, mesh), gan.make_gan_step(model, config, mesh)
     return state, lambda state, batch: (full if int(state.step) >= config.pixel_steps else pixel)(state, batch)
 
 
@@ -176,19 +177,19 @@ def test_perceptual_term():
 def test_perceptual_term_refuses_to_run_untrained():
     with pytest.raises(InputError, match=r"config\.weights\.vgg is empty: the perceptual loss needs VGG-19's weights"):
         initial_state(gan_config(loss__perceptual=1e-4, eval__sets=""))
-    assert gan.gan_parts(gan_config(loss__adversarial=0.0)) == {"frozen": {}}
+    assert gan.gan_parts(gan_config(loss__adversarial=0.0), Convolution()) == {"frozen": {}}
 
 
 def test_discriminator_from_weights(tmp_path, state_dict):
     np.savez(tmp_path / "d.npz", **state_dict("c2_discriminator"))
     config = gan_config(weights__discriminator=str(tmp_path / "d.npz"))
     config.discriminator.update(features=(32, 64, 128, 256, 512), head=1024)
-    params = gan.gan_parts(config)
+    params = gan.gan_parts(config, Convolution())
     kernel = state_dict("c2_discriminator")["conv_block1.0.weight"]
     np.testing.assert_array_equal(params["discriminator"]["block1_conv1"]["kernel"], kernel.transpose(2, 3, 1, 0))
     config.discriminator.update(SMALL)
     with pytest.raises(InputError, match=r"config\.weights\.discriminator(.|\n)*do not fit"):
-        gan.gan_parts(config)
+        gan.gan_parts(config, Convolution())
 
 
 def test_penalty_where_the_discriminator_is_saturated():

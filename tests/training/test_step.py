@@ -9,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from rrsr_jax.training import step as steps
+from rrsr_jax.training.passes import make_train_step, reciprocal_terms
 from rrsr_jax.workdir.state import eval_params, parameter_names
 from tests.helpers import TRACES, Convolution, batch, tiny_config, tiny_rrsr
 
@@ -19,7 +20,7 @@ def start(config, devices=1, model=None):
     images = batch(1)
     shown = (steps.to_float(jnp.asarray(images[k])) for k in ("lr", "ref"))
     params = jax.jit(lambda *a: model.init(*a)["params"])(jax.random.key(0), *shown)
-    return steps.place(steps.create_state(config, params), mesh), steps.make_train_step(model, config, mesh)
+    return steps.place(steps.create_state(config, params), mesh), make_train_step(model, config, mesh)
 
 
 def test_loss_is_the_weighted_sum_of_both_passes():
@@ -50,7 +51,7 @@ def test_second_pass_teaches_the_first():
                 first.append(out)
                 return jax.lax.stop_gradient(out) if detach and len(first) == 1 else out
 
-            return steps.reciprocal_terms(refsr, images, {"rec": 0.0, "rtrr": 1.0})["rtrr"]
+            return reciprocal_terms(refsr, images, {"rec": 0.0, "rtrr": 1.0})["rtrr"]
 
         return jax.grad(loss)(params)["tail"]["kernel"]
 
@@ -65,7 +66,7 @@ def test_any_model_trains_reciprocally():
     def rtrr(lr):
         refsr = functools.partial(Convolution().apply, {"params": state.generator})
         given = {k: steps.to_float(jnp.asarray(v)) for k, v in images.items()} | {"lr": lr}
-        return steps.reciprocal_terms(refsr, given, {"rec": 0.0, "rtrr": 1.0})["rtrr"]
+        return reciprocal_terms(refsr, given, {"rec": 0.0, "rtrr": 1.0})["rtrr"]
 
     # Only the first pass sees `lr`: the gradient of the second one's loss has come through both.
     assert np.abs(jax.grad(rtrr)(images["lr"] / np.float32(255))).max() > 1e-6
@@ -221,7 +222,7 @@ def test_the_kernels_work_within_each_share_of_the_batch(on_cuda):
     shown = [jax.ShapeDtypeStruct((1, s, s, 3), jnp.float32) for s in (8, 32)]
     params = jax.eval_shape(model.init, jax.random.key(0), *shown)["params"]
     state = jax.eval_shape(functools.partial(steps.create_state, config), params)
-    lowered = steps.make_train_step(model, config, mesh).trace(state, batch(4)).lower(lowering_platforms=("cuda",))
+    lowered = make_train_step(model, config, mesh).trace(state, batch(4)).lower(lowering_platforms=("cuda",))
     assert on_cuda(lowered) == {"forward": 8, "data": 8, "weight": 8}
     calls = [line for line in lowered.as_text().splitlines() if "deform_conv_forward_kernel" in line]
     features = 32 * 32 * 4  # of an image at the 4x scale
