@@ -41,13 +41,20 @@ def preloaded(base: pathlib.Path) -> None:
     if not shutil.which("cc"):
         print("no cc: the layer that lets calls fail cannot be compiled")
         sys.exit(NO_COMPILER)
-    base.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-w", "-o", library, SOURCE, "-ldl"], check=True)
+    compile_layer(base)
     os.execve(
         sys.executable,
         [sys.executable, "-m", "tests.campaigns.disks", *sys.argv[1:]],
         os.environ | {"LD_PRELOAD": str(library)},
     )
+
+
+def compile_layer(base: pathlib.Path) -> pathlib.Path:
+    """Compiles the layer to a library in a folder."""
+    base.mkdir(parents=True, exist_ok=True)
+    library = base / "faults.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-w", "-o", library, SOURCE, "-ldl"], check=True)
+    return library
 
 
 class Campaign:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,23 +47,67 @@ def test_concurrency(tmp_path):
     assert "3 pairs, 0 faults" in run("concurrency", "--count=3", "--pairs", *pairs, f"--folder={tmp_path}")
 
 
-def test_a_fault_is_found(tmp_path):
-    """The campaigns are not blind: a writer that leaves half of a file under its name is told."""
-    broken = """
-import pathlib
+# Faults of the program, each with the campaign that must find it, and what that must say.
+PLANTED = {
+    "half of a file under its name": (
+        "kills --count=25 --works upscale",
+        "FAULT upscale",
+        """
 from rrsr_jax.data import pictures
 def write(path, data, force):
     with open(path, "wb") as file:
         file.write(data[: len(data) // 2])
         file.flush()
-        import time; time.sleep(0.05)
+        time.sleep(0.05)
         file.write(data[len(data) // 2 :])
 pictures._write = write
-import sys
-from tests.campaigns import kills
-sys.exit(kills.main())
-"""
-    call = [sys.executable, "-c", broken, "--count=25", "--works", "upscale", f"--folder={tmp_path}"]
-    ended = subprocess.run(call, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600)
+""",
+    ),
+    "a file outside": (
+        "bad_input --count=8 --jobs=1 --areas photographs",
+        "changed outside: ",
+        """
+from rrsr_jax.errors import InputError
+InputError.__init__ = lambda self, *arguments: pathlib.Path("../written").touch()
+""",
+    ),
+    "an error of the disk that is not told": (
+        "disks --count=8 --works upscale",
+        "success another outcome",
+        """
+from rrsr_jax.data import pictures
+original = pictures._write
+def write(*arguments):
+    with contextlib.suppress(OSError, pictures.InputError):
+        original(*arguments)
+pictures._write = write
+""",
+    ),
+    "two writers": (
+        "concurrency --count=6 --pairs 'two prepares'",
+        "FAULT two prepares",
+        """
+from rrsr_jax.workdir import lock
+lock.only_writer = lambda path, what: contextlib.nullcontext(path.parent.mkdir(parents=True, exist_ok=True))
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_is_found(fault, tmp_path):
+    """The campaigns are not blind."""
+    command, said, broken = PLANTED[fault]
+    name, *arguments = shlex.split(command)
+    environment = {**os.environ}
+    if name == "disks":
+        if shutil.which("cc") is None:
+            pytest.skip("needs a C compiler")
+        environment["LD_PRELOAD"] = str(disks.compile_layer(tmp_path))
+    code = (
+        f"import contextlib, pathlib, sys, time\n{broken}\nfrom tests.campaigns import {name}\nsys.exit({name}.main())"
+    )
+    call = [sys.executable, "-c", code, *arguments, f"--folder={tmp_path}"]
+    ended = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "FAULT upscale" in ended.stdout
+    assert said in ended.stdout
