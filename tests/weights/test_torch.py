@@ -50,7 +50,9 @@ def test_every_kind_from_a_pth_file_and_back(layout, tmp_path):
 
 def test_an_imported_network_computes_what_the_published_one_does(tmp_path, golden):
     """The golden result is of PyTorch, with these weights."""
-    save(tmp_path / "x.pth", published("ranksrgan"), _use_new_zipfile_serialization=False)  # as checkpoints of before 2020
+    save(
+        tmp_path / "x.pth", published("ranksrgan"), _use_new_zipfile_serialization=False
+    )  # as checkpoints of before 2020
     folder, _ = through_the_command("ranksrgan", tmp_path / "x.pth")
     expected = as_float(golden("ranksrgan"))
     params = weights.load("ranksrgan", folder)
