@@ -20,7 +20,7 @@ from rrsr_jax.console import log
 from rrsr_jax.data import records
 from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality
+from rrsr_jax.evaluation.metrics import BASIC, SSIM_WINDOW, Metrics, mean
 from rrsr_jax.evaluation.protocols import TestSet, bucket_inputs, bucket_plan, crop_to_multiple, paper_inputs
 from rrsr_jax.evaluation.results import SetResult, asides, move_aside
 from rrsr_jax.models.contract import read_contract
@@ -31,7 +31,6 @@ from rrsr_jax.workdir.files import inside, write_atomically
 Upscaler = Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.ndarray]
 
 SIZE_MULTIPLE = 32  # padding is cut to multiples of this many pixels of `lr`, so that few sizes are compiled
-METRICS = ("psnr_y", "ssim_y", "gmsd_y")
 
 
 class Stopped(Exception):
@@ -42,7 +41,7 @@ class Evaluation(NamedTuple):
     """The outcome for one test set.
 
     Attributes:
-      result: the set's entry in `Results`: means of each of `METRICS`, and, where `lr_itself` is among the references,
+      result: the set's entry in `Results`: means of each metric, and, where `lr_itself` is among the references,
         `worse_than_lr_itself`: on how many images PSNR is lower than without a reference.
       names: of all images, in order.
       scores: {reference: {name: {metric: value}}}, without images that failed.
@@ -88,6 +87,7 @@ def evaluate_set(
     identity: Mapping[str, Any],
     stop: Callable[[], bool] = bool,
     padded: bool = True,
+    metrics: Metrics = BASIC,
 ) -> Evaluation:
     """Evaluates one test set. Images that `out` already has of the same identity are not computed again; see `make_room`.
 
@@ -101,12 +101,14 @@ def evaluate_set(
       identity: what the results depend on besides `border` and the test set; JSON values, see `results.identity`.
       stop: asked before every image.
       padded: whether the images are padded, as published or to few common sizes; False for a model that `pads_itself`.
+      metrics: what is measured.
 
     Raises:
       Stopped: `stop` returned True; the same call continues from there.
     """
     log(f"evaluating {test_set.name}: {len(test_set)} images, {', '.join(test_set.references)}")
-    done = _Rows(out, {**identity, "border": border, "metrics": METRICS, "padded": padded, **test_set.identity()})
+    about = {**identity, "border": border, "metrics": metrics.identity, "padded": padded, **test_set.identity()}
+    done = _Rows(out, about, metrics.names)
     failed, shapes, names = {}, set(), []
     plan = bucket_plan(test_set) if padded else {}
     total = len(test_set) * len(test_set.references)
@@ -150,7 +152,7 @@ def evaluate_set(
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, records.png(sr).getvalue())
-                done.add(example["name"], reference, quality(sr, hr, border))
+                done.add(example["name"], reference, metrics(sr, hr, border))
     scores = {reference: done.of(reference, names) for reference in test_set.references}
     counted = sum(len(rows) for rows in scores.values())
     assert len(set(names)) == len(test_set), "every image once"
@@ -162,7 +164,7 @@ def evaluate_set(
     result = SetResult(
         images=len(test_set),
         border=border,
-        references=_means(scores),
+        references=_means(scores, metrics.names),
         failed=failed,
         published_padding=test_set.published_padding,
     )
@@ -179,12 +181,14 @@ def _measurable(hr: np.ndarray, border: int) -> np.ndarray:
     return hr
 
 
-def _means(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+def _means(
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
     """Means by reference, with `worse_than_lr_itself` where `lr_itself` was evaluated."""
     means, base = {}, scores.get("lr_itself", {})
     for reference, rows in scores.items():
         if rows:
-            means[reference] = {metric: float(np.mean([row[metric] for row in rows.values()])) for metric in METRICS}
+            means[reference] = mean(rows, metrics)
         if rows and base and reference != "lr_itself":
             worse = [name for name in rows if name in base and rows[name]["psnr_y"] < base[name]["psnr_y"]]
             means[reference]["worse_than_lr_itself"] = len(worse)
@@ -238,9 +242,9 @@ def _identity_in(folder: pathlib.Path) -> dict[str, Any] | None:
 class _Rows:
     """The scores of one test set in `images.csv`, appended row by row, so that an interrupted evaluation can continue."""
 
-    def __init__(self, out: pathlib.Path, identity: Mapping[str, Any]):
+    def __init__(self, out: pathlib.Path, identity: Mapping[str, Any], metrics: tuple[str, ...]):
         """Reads the rows of the same identity; what `out` has of another is kept elsewhere, see `make_room`."""
-        self._path, mark = out / "images.csv", out / "identity.json"
+        self._path, mark, self._metrics = out / "images.csv", out / "identity.json", metrics
         self._rows: dict[tuple[str, str], dict[str, float]] = {}
         identity = json.loads(json.dumps(identity))  # tuples become lists
         make_room(out, identity)
@@ -248,7 +252,7 @@ class _Rows:
             complete, _, _ = self._path.read_text().rpartition("\n")  # the last row may be cut off
             for row in csv.DictReader(io.StringIO(complete, newline="")):
                 with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged row is computed again
-                    self._rows[row["name"], row["reference"]] = {metric: float(row[metric]) for metric in METRICS}
+                    self._rows[row["name"], row["reference"]] = {metric: float(row[metric]) for metric in metrics}
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path, self._text())
         write_atomically(mark, json.dumps(identity))
@@ -256,7 +260,7 @@ class _Rows:
     def _text(self) -> str:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("name", "reference", *METRICS))
+        writer.writerow(("name", "reference", *self._metrics))
         writer.writerows((*key, *map(repr, values.values())) for key, values in self._rows.items())
         return text.getvalue()
 
@@ -272,7 +276,7 @@ class _Rows:
         return key in self._rows
 
     def add(self, name: str, reference: str, values: Mapping[str, float]) -> None:
-        row = self._rows[name, reference] = {metric: values[metric] for metric in METRICS}
+        row = self._rows[name, reference] = {metric: values[metric] for metric in self._metrics}
         csv.writer(self._file, lineterminator="\n").writerow((name, reference, *map(repr, row.values())))
         self._file.flush()
 

@@ -9,11 +9,13 @@ from rrsr_jax.workdir.integrity import description
 
 # Fields that runs of earlier versions did not have, with the values that they ran with.
 _LATER = {"accumulate": 1}
+_LATER_EVAL = {"niqe": False, "lpips": "", "dists": ""}
 
 
 def get_config(workdir: str) -> ConfigDict:
     """The config that wrote the newest intact checkpoint; InputError if there is none."""
-    return ConfigDict(_LATER | _with_tuples(description(pathlib.Path(workdir))["config"]))
+    config = _LATER | _with_tuples(description(pathlib.Path(workdir))["config"])
+    return ConfigDict(config | {"eval": _LATER_EVAL | config["eval"]})
 
 
 def _with_tuples(value: Any) -> Any:
