@@ -6,6 +6,7 @@ import safetensors.numpy
 
 from rrsr_jax.errors import InputError
 from rrsr_jax.training import measures
+from rrsr_jax.workdir import saved_config
 from tests.helpers import tiny_config
 
 
@@ -42,3 +43,12 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(InputError, match=r"config\.eval\.dists: (.|\n)*missing: features\.0(.|\n)*--kind=dists"):
         measures.metrics(tiny_config(eval__dists=str(tmp_path / "dists.npz")).eval)
     assert measures.metrics(tiny_config().eval).identity == ["psnr_y", "ssim_y", "gmsd_y"]
+
+
+def test_configs_of_earlier_runs_measure_what_they_did(monkeypatch):
+    """They have none of these fields."""
+    before = tiny_config().to_dict()
+    for field in ("niqe", "lpips", "dists"):
+        del before["eval"][field]
+    monkeypatch.setattr(saved_config, "description", lambda workdir: {"config": before})
+    assert saved_config.get_config("runs/demo").to_dict() == tiny_config().to_dict()
