@@ -100,6 +100,9 @@ def get_config() -> ConfigDict:
             every=0,  # steps; 0: only in the end
             published_padding=True,  # of benchmarks; False groups them by size, like all other sets
             border=4,
+            niqe=False,  # measured as well
+            lpips="",  # files or folders of weights, by which they are measured as well
+            dists="",
             limit=0,  # only so many images of each set; 0: all
             shown=12,  # images on the page
             sheets=0,  # images drawn as one picture each

@@ -46,6 +46,7 @@ EQUAL_TIME = "tests/experiments/test_table.py::test_the_same_minutes_for_all"
 BENCHMARK = "tests/experiments/test_bench.py::test_all_parts_of_the_benchmark"
 FETCH = "tests/weights/test_download.py::test_command"
 IMPORT_AND_EXPORT = "tests/weights/test_weights.py::test_command"
+METRICS = "tests/weights/test_weights.py::test_weights_of_a_metric_from_its_own_file_and_vgg16"
 SCALE = "tests/experiments/test_scale.py::"
 SCRIPTS = "tests/test_scripts.py::"
 TWO_PROCESSES = f"{SCRIPTS}test_two_processes_on_this_machine"
@@ -119,6 +120,8 @@ RUN_BY = {
     f"{WEIGHTS} fetch vgg16 --out=weights/vgg16.pth": FETCH,
     f"{WEIGHTS} import --kind=vgg19 --source=vgg19-dcbb9e9d.pth --out=weights/vgg19": IMPORT_AND_EXPORT,
     f"{WEIGHTS} export --kind=vgg19 --source=weights/vgg19 --out=vgg19.safetensors --overwrite": IMPORT_AND_EXPORT,
+    f"{WEIGHTS} import --kind=lpips --source vgg.pth vgg16-397923af.pth --out=weights/lpips": METRICS,
+    f"{WEIGHTS} import --kind=dists --source weights.pt vgg16-397923af.pth --out=weights/dists": METRICS,
     f"{WEIGHTS} export --kind=rrsr --source=runs/cufed5 --out=rrsr.safetensors": (
         "tests/weights/test_weights.py::test_export_of_a_run"
     ),
@@ -138,6 +141,12 @@ RUN_BY = {
     f"{TABLE} --configs configs/table2.py --workdir=runs/table2 --seeds=2 {LIST_WEIGHTS}": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py:masa configs/table2.py:masa_rtrr --workdir=runs/masa": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/fig5b.py --workdir=runs/fig5b {LIST_WEIGHTS}": (LISTS, CONFIGS),
+    f"{TABLE} --configs configs/srcnn.py configs/edsr.py configs/rcan.py configs/table1.py configs/ttsr.py configs/masa.py "
+    "configs/c2_matching.py configs/cufed5.py --workdir=runs/table1 --table1 --set weights.vgg=vgg19-dcbb9e9d.pth "
+    "weights.correspondence=weights/correspondence eval.sets=cufed5,sun80,urban100,manga109,wr_sr": (
+        "tests/experiments/test_table.py::test_the_papers_table_1_with_ours_beside_it",
+        CONFIGS,
+    ),
     f"{TABLE} --configs configs/ablations.py --workdir=runs/ablations --minutes=7 --seeds=2": (EQUAL_TIME, CONFIGS),
     "python -m rrsr_jax.experiments.costs": CI,
     "python -m rrsr_jax.experiments.scale --devices 2 4": f"{SCALE}test_command_on_two_and_four_devices",

@@ -20,10 +20,10 @@ from rrsr_jax.console import log
 from rrsr_jax.data import records
 from rrsr_jax.data.images import downscale, to_uint8, upscale
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation.metrics import SSIM_WINDOW, quality
+from rrsr_jax.evaluation.metrics import BASIC, SSIM_WINDOW, Metrics, mean
 from rrsr_jax.evaluation.protocols import TestSet, bucket_inputs, bucket_plan, crop_to_multiple, paper_inputs
 from rrsr_jax.evaluation.results import SetResult
-from rrsr_jax.evaluation.rows import METRICS, Rows
+from rrsr_jax.evaluation.rows import Rows
 from rrsr_jax.evaluation.sharing import Stopped, on_this_device, over_images
 from rrsr_jax.models.contract import read_contract
 from rrsr_jax.workdir.files import inside, write_atomically
@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
     """The outcome for one test set.
 
     Attributes:
-      result: the set's entry in `Results`: means of each of `METRICS`, and, where `lr_itself` is among the references,
+      result: the set's entry in `Results`: means of each metric, and, where `lr_itself` is among the references,
         `worse_than_lr_itself`: on how many images PSNR is lower than without a reference.
       names: of all images, in order.
       scores: {reference: {name: {metric: value}}}, without images that failed.
@@ -86,6 +86,7 @@ def evaluate_set(
     identity: Mapping[str, Any],
     stop: Callable[[], bool] = bool,
     padded: bool = True,
+    metrics: Metrics = BASIC,
 ) -> Evaluation:
     """Evaluates one test set. Images that `out` already has of the same identity are not computed again; see `rows.make_room`.
 
@@ -100,12 +101,14 @@ def evaluate_set(
       identity: what the results depend on besides `border` and the test set; JSON values, see `results.identity`.
       stop: asked before every image.
       padded: whether the images are padded, as published or to few common sizes; False for a model that `pads_itself`.
+      metrics: what is measured.
 
     Raises:
       Stopped: `stop` returned True; the same call continues from there.
     """
     log(f"evaluating {test_set.name}: {len(test_set)} images, {', '.join(test_set.references)}")
-    done = Rows(out, {**identity, "border": border, "metrics": METRICS, "padded": padded, **test_set.identity()})
+    about = {**identity, "border": border, "metrics": metrics.identity, "padded": padded, **test_set.identity()}
+    done = Rows(out, about, metrics.names)
     plan = bucket_plan(test_set) if padded else {}
     total = len(test_set) * len(test_set.references)
     names, unnamed = _names(test_set, stop)
@@ -148,7 +151,7 @@ def evaluate_set(
             path = inside(out, reference, f"{example['name']}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, records.png(sr).getvalue())
-            rows[reference] = done.add(example["name"], reference, quality(sr, hr, border))
+            rows[reference] = done.add(example["name"], reference, metrics(sr, hr, border))
         return dict(failed=failed, rows=rows, shapes=shapes)
 
     quiet = not sys.stderr.isatty() or not processes.is_first()
@@ -167,7 +170,7 @@ def evaluate_set(
     result = SetResult(
         images=len(test_set),
         border=border,
-        references=_means(scores),
+        references=_means(scores, metrics.names),
         failed=failed,
         published_padding=test_set.published_padding,
     )
@@ -204,12 +207,14 @@ def _measurable(hr: np.ndarray, border: int) -> np.ndarray:
     return hr
 
 
-def _means(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+def _means(
+    scores: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
     """Means by reference, with `worse_than_lr_itself` where `lr_itself` was evaluated."""
     means, base = {}, scores.get("lr_itself", {})
     for reference, rows in scores.items():
         if rows:
-            means[reference] = {metric: float(np.mean([row[metric] for row in rows.values()])) for metric in METRICS}
+            means[reference] = mean(rows, metrics)
         if rows and base and reference != "lr_itself":
             worse = [name for name in rows if name in base and rows[name]["psnr_y"] < base[name]["psnr_y"]]
             means[reference]["worse_than_lr_itself"] = len(worse)

@@ -1,11 +1,104 @@
 """Image quality on 8-bit images, as the super-resolution literature computes it."""
 
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
 import numpy as np
 from skimage.metrics import structural_similarity
+
+from rrsr_jax.evaluation.niqe import niqe
+from rrsr_jax.models.quality import SMALLEST
 
 PEAK = 255.0
 SSIM_WINDOW = 11  # pixels a side
 GMSD_CONSTANT = 170.0  # T in the paper, in squared grey values
+
+# What can be measured: titles in tables, and digits.
+COLUMNS = {
+    "psnr_y": ("PSNR", 2),
+    "ssim_y": ("SSIM", 4),
+    "gmsd_y": ("GMSD", 4),
+    "niqe": ("NIQE", 2),
+    "lpips": ("LPIPS", 4),
+    "dists": ("DISTS", 4),
+}
+ALWAYS = ("psnr_y", "ssim_y", "gmsd_y")
+NETWORKS = ("lpips", "dists")  # kinds of weights, in files that a config names
+LOWER_IS_BETTER = tuple(name for name in COLUMNS if name not in ("psnr_y", "ssim_y"))
+NIQE_NOTICE = (
+    "NIQE: its statistics of photographs are those of the NIQE software release (2012), Laboratory for Image and Video "
+    "Engineering, The University of Texas at Austin; see rrsr_jax/evaluation/niqe_notice.txt for how to cite it"
+)
+
+# Of two images (H, W, 3) uint8.
+Measure = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """What an evaluation measures: `quality`, and what a config adds.
+
+    Attributes:
+      niqe: whether NIQE is measured.
+      distances: measures by name, of `NETWORKS`.
+      checksums: of the weights of these, by name.
+    """
+
+    niqe: bool = False
+    distances: Mapping[str, Measure] = dataclasses.field(default_factory=dict)
+    checksums: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that is measured, as in `COLUMNS`."""
+        return tuple(
+            name for name in COLUMNS if name in ALWAYS or (name == "niqe" and self.niqe) or name in self.distances
+        )
+
+    @property
+    def identity(self) -> list[str]:
+        """Changes with what is measured, and with the weights that it is measured by."""
+        return [f"{name} {self.checksums[name]:08x}" if name in self.checksums else name for name in self.names]
+
+    def __call__(self, sr: np.ndarray, hr: np.ndarray, border: int) -> dict[str, float]:
+        """Each of `names`, of a result and the truth, (H, W, 3) uint8; NaN for what such an image does not have.
+
+        Args:
+          sr, hr: the images.
+          border: pixels left out at each edge. NIQE needs two blocks of `niqe.BLOCK` pixels within, LPIPS and DISTS `SMALLEST`.
+        """
+        values = quality(sr, hr, border)
+        if self.niqe:
+            try:
+                values["niqe"] = niqe(sr, border)
+            except ValueError:  # too small, or flat
+                values["niqe"] = math.nan
+        a, b = _crop(sr, hr, border)
+        large = min(a.shape[:2]) >= SMALLEST
+        return values | {name: measure(a, b) if large else math.nan for name, measure in self.distances.items()}
+
+
+BASIC = Metrics()
+
+
+def distance(network: nn.Module, params: Mapping[str, Any]) -> Measure:
+    """A network of `models.quality` as a function of two images; compiled for each size."""
+    apply = jax.jit(network.apply)
+
+    def measure(a: np.ndarray, b: np.ndarray) -> float:
+        return float(apply({"params": params}, *(image[None].astype(np.float32) / 255 for image in (a, b)))[0])
+
+    return measure
+
+
+def mean(values: Mapping[str, Mapping[str, float]], metrics: tuple[str, ...]) -> dict[str, float]:
+    """Means over images, {name: {metric: value}}, of each metric that an image has; none is NaN."""
+    columns = {metric: [row[metric] for row in values.values() if not math.isnan(row[metric])] for metric in metrics}
+    return {metric: float(np.mean(column)) for metric, column in columns.items() if column}
 
 
 def luma(image: np.ndarray) -> np.ndarray:

@@ -1,12 +1,15 @@
 """The page of a test set: one HTML file with the results as text, and images to compare by dragging a handle."""
 
+import math
 import pathlib
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
 from rrsr_jax.evaluation import comparison_page, report
 from rrsr_jax.evaluation.evaluate import Evaluation
+from rrsr_jax.evaluation.metrics import COLUMNS, LOWER_IS_BETTER
 from rrsr_jax.evaluation.protocols import TestSet, crop_to_multiple
 from rrsr_jax.workdir.files import inside
 
@@ -33,7 +36,7 @@ def write_page(path: pathlib.Path, test_set: TestSet, evaluation: Evaluation, sh
         pictures = {"ground truth": crop_to_multiple(example["hr"])}
         for reference, rows in evaluation.scores.items():
             if name in rows:
-                label = f"{reference.replace('_', ' ')}, {rows[name]['psnr_y']:.2f} dB, GMSD {rows[name]['gmsd_y']:.4f}"
+                label = f"{reference.replace('_', ' ')}, {_scores(rows[name])}"
                 with Image.open(inside(path.parent, reference, f"{name}.png"), formats=["PNG"]) as picture:
                     pictures[label] = np.asarray(picture)
         caption = f"{name}: {gain:+.2f} dB over bicubic"
@@ -45,6 +48,16 @@ def write_page(path: pathlib.Path, test_set: TestSet, evaluation: Evaluation, sh
         figures.append(comparison_page.figure(caption, pictures, refs, labels))
     summary = report.as_text({test_set.name: evaluation.result})
     comparison_page.write(path, test_set.name, summary, _HINT, figures)
+
+
+def _scores(row: Mapping[str, float]) -> str:
+    """PSNR in dB, and what is lower for a better image."""
+    shown = [f"{row['psnr_y']:.2f} dB"]
+    for metric in LOWER_IS_BETTER:
+        if not math.isnan(value := row.get(metric, math.nan)):
+            title, digits = COLUMNS[metric]
+            shown.append(f"{title} {value:.{digits}f}")
+    return ", ".join(shown)
 
 
 def _smallest_and_largest_gains(evaluation: Evaluation, shown: int) -> list[tuple[int, float]]:

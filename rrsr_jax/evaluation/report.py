@@ -1,7 +1,7 @@
 """Shows the results of super-resolution: as text beside published figures, and as sheets, one picture per image."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -10,6 +10,7 @@ from rrsr_jax.data import datasets, records
 from rrsr_jax.evaluation import drawing, published
 from rrsr_jax.evaluation.drawing import Tile
 from rrsr_jax.evaluation.evaluate import Evaluation
+from rrsr_jax.evaluation.metrics import ALWAYS, COLUMNS, LOWER_IS_BETTER, NIQE_NOTICE
 from rrsr_jax.evaluation.protocols import TestSet, crop_to_multiple
 from rrsr_jax.evaluation.results import Results, SetResult
 from rrsr_jax.workdir.files import inside, write_atomically
@@ -22,14 +23,18 @@ def as_text(results: Results) -> str:
 
 def _set_lines(name: str, result: SetResult) -> list[str]:
     images, base = result["images"], result["references"].get("bicubic", {}).get("psnr_y")
+    measured = [metric for metric in COLUMNS if any(metric in row for row in result["references"].values())] or ALWAYS
+    lower = " and ".join(COLUMNS[metric][0] for metric in measured if metric in LOWER_IS_BETTER)
+    border = f"{result.get('border', 0)} pixels of border left out"
+    titles = "".join(f"{COLUMNS[metric][0]:>{10 if metric == 'psnr_y' else 9}}" for metric in measured)
     lines = [
-        f"{name}: {images} images, on Y, {result.get('border', 0)} pixels of border left out; lower GMSD is better",
-        f"{'':24}{'PSNR':>10}{'SSIM':>9}{'GMSD':>9}{'gain':>10}{'worse than LR itself':>23}",
+        f"{name}: {images} images, on Y, {border}; lower {lower} {'is' if lower == 'GMSD' else 'are'} better",
+        f"{'':24}{titles}{'gain':>10}{'worse than LR itself':>23}",
     ]
     for reference, row in result["references"].items():
         gain = f"{row['psnr_y'] - base:+.2f} dB" if base is not None and reference != "bicubic" else ""
         worse = f"{row['worse_than_lr_itself']} of {images}" if "worse_than_lr_itself" in row else ""
-        scores = f"{row['psnr_y']:7.2f} dB{row['ssim_y']:9.4f}{row['gmsd_y']:9.4f}"
+        scores = "".join(_score(row, metric) for metric in measured)
         lines.append(f"{reference.replace('_', ' '):24}{scores}{gain:>10}{worse:>23}".rstrip())
     if _is_comparable(name, result):
         for method, (psnr, ssim) in published.TEST_SETS.get(name, {}).items():
@@ -37,7 +42,16 @@ def _set_lines(name: str, result: SetResult) -> list[str]:
     if result["failed"]:
         lines.append(f"FAILED, and in no mean: {len(result['failed'])}")
         lines += [f"  {image}: {reason}" for image, reason in result["failed"].items()]
+    if "niqe" in measured:
+        lines.append(NIQE_NOTICE)
     return lines
+
+
+def _score(row: Mapping[str, float], metric: str) -> str:
+    """A cell of the table, 9 characters wide, PSNR 10; empty where no image has the metric."""
+    if metric not in row:
+        return " " * 9
+    return f"{row[metric]:7.2f} dB" if metric == "psnr_y" else f"{row[metric]:9.{COLUMNS[metric][1]}f}"
 
 
 def _is_comparable(name: str, result: SetResult) -> bool:

@@ -18,14 +18,13 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation.results import asides, move_aside
 from rrsr_jax.workdir.files import inside, write_atomically
 
-METRICS = ("psnr_y", "ssim_y", "gmsd_y")
-
 
 class Rows:
     """The scores of one test set in `images.csv`, appended row by row, so that an interrupted evaluation can continue."""
 
-    def __init__(self, out: pathlib.Path, identity: Mapping[str, Any]):
+    def __init__(self, out: pathlib.Path, identity: Mapping[str, Any], metrics: tuple[str, ...]):
         """Reads the rows of the same identity; what `out` has of another is kept elsewhere, see `make_room`."""
+        self._metrics = metrics
         self._out, self._rows, self._writing = out, {}, threading.Lock()
         if processes.is_first():
             self._path = out / "images.csv"
@@ -35,7 +34,7 @@ class Rows:
         if not processes.is_first():
             out.mkdir(parents=True, exist_ok=True)  # a shared disk may not show it yet
             self._path = out / f"images.process_{jax.process_index()}.csv"
-            self._path.write_text(_text({}))
+            self._path.write_text(_text({}, self._metrics))
 
     def _open(self, identity: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
         """Makes the folder that of this evaluation, and returns the rows whose pictures are there."""
@@ -43,10 +42,10 @@ class Rows:
         make_room(self._out, identity)
         if _identity_in(self._out) == identity:
             for path in (self._path, *self._others()):
-                rows |= _read_rows(path)
+                rows |= _read_rows(path, self._metrics)
             rows = {key: row for key, row in rows.items() if _picture(self._out, *key)}
         self._out.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, _text(rows))
+        write_atomically(self._path, _text(rows, self._metrics))
         write_atomically(self._out / "identity.json", json.dumps(identity))
         for path in self._others():
             path.unlink()
@@ -67,7 +66,7 @@ class Rows:
 
     def add(self, name: str, reference: str, values: Mapping[str, float]) -> dict[str, float]:
         """Appends a row, and returns it."""
-        row = {metric: float(values[metric]) for metric in METRICS}
+        row = {metric: float(values[metric]) for metric in self._metrics}
         with self._writing:
             csv.writer(self._file, lineterminator="\n").writerow((name, reference, *map(repr, row.values())))
             self._file.flush()
@@ -79,7 +78,7 @@ class Rows:
         known = self._rows | new
         self._rows = {(name, r): known[name, r] for name in names for r in references if (name, r) in known}
         if processes.is_first():
-            write_atomically(self._path, _text(self._rows))
+            write_atomically(self._path, _text(self._rows, self._metrics))
             for path in self._others():
                 path.unlink()
 
@@ -132,20 +131,20 @@ def _identity_in(folder: pathlib.Path) -> dict[str, Any] | None:
     return None
 
 
-def _text(rows: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
+def _text(rows: Mapping[tuple[str, str], Mapping[str, float]], metrics: tuple[str, ...]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("name", "reference", *METRICS))
+    writer.writerow(("name", "reference", *metrics))
     writer.writerows((*key, *map(repr, values.values())) for key, values in rows.items())
     return text.getvalue()
 
 
-def _read_rows(path: pathlib.Path) -> dict[tuple[str, str], dict[str, float]]:
+def _read_rows(path: pathlib.Path, metrics: tuple[str, ...]) -> dict[tuple[str, str], dict[str, float]]:
     rows = {}
     complete, _, _ = path.read_text().rpartition("\n")  # the last row may be cut off
     for row in csv.DictReader(io.StringIO(complete, newline="")):
         with contextlib.suppress(ValueError, TypeError, KeyError):  # a damaged row is computed again
-            rows[row["name"], row["reference"]] = {metric: float(row[metric]) for metric in METRICS}
+            rows[row["name"], row["reference"]] = {metric: float(row[metric]) for metric in metrics}
     return rows
 
 

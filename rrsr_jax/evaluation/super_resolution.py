@@ -9,6 +9,7 @@ from rrsr_jax.console import log
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import page, report
 from rrsr_jax.evaluation.evaluate import Upscaler, evaluate_set
+from rrsr_jax.evaluation.metrics import BASIC, Metrics
 from rrsr_jax.evaluation.protocols import TestSet
 from rrsr_jax.evaluation.results import Results
 from rrsr_jax.workdir.files import inside
@@ -25,6 +26,7 @@ def evaluate_sets(
     sheets: int,
     padded: bool = True,
     stop: Callable[[], bool] = bool,
+    metrics: Metrics = BASIC,
 ) -> Results:
     """Evaluates a model on test sets, and writes `WORKDIR/eval/SET/`: images, `images.csv`, `index.html` and sheets.
 
@@ -38,6 +40,7 @@ def evaluate_sets(
       sheets: number of images drawn as a picture each.
       padded: see `evaluate_set`.
       stop: asked before every image.
+      metrics: what is measured.
 
     Raises:
       InputError: the results cannot be written.
@@ -47,7 +50,7 @@ def evaluate_sets(
     for test_set in test_sets:
         out = inside(workdir, "eval", test_set.name.replace("/", "-"))
         try:
-            evaluation = evaluate_set(upscaler, test_set, border, out, identity, stop, padded)
+            evaluation = evaluate_set(upscaler, test_set, border, out, identity, stop, padded, metrics)
             if processes.is_first():
                 page.write_page(out / "index.html", test_set, evaluation, shown)
                 report.write_sheets(out, test_set, evaluation, sheets)

@@ -78,11 +78,16 @@ def published_config() -> ConfigDict:
 
 
 def random_params(model: nn.Module) -> dict[str, Any]:
-    """Parameters from N(0, 0.02), without compiling the model's own initialisation; new ones at every call."""
+    """Parameters from N(0, 0.02), variances above 1, without compiling the model's own initialisation; new ones at every call."""
     lr, ref = (jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32) for side in (12, 12 * SCALE_FACTOR))
     shapes = jax.eval_shape(model.init, jax.random.key(0), lr, ref)["params"]
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda a: jnp.asarray(0.02 * rng.standard_normal(a.shape), jnp.float32), shapes)
+
+    def draw(path, leaf):
+        values = 0.02 * rng.standard_normal(leaf.shape)
+        return jnp.asarray(1 + np.abs(values) if path[-1].key == "var" else values, jnp.float32)
+
+    return jax.tree.map_with_path(draw, shapes)
 
 
 def rows(functions: dict[str, Timed], repeats: int = 3) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 python -m rrsr_jax.experiments.table --configs configs/table2.py --workdir=runs/table2 [--seeds=2] [--minutes=25] ...
 python -m rrsr_jax.experiments.table --configs configs/table2.py:masa configs/table2.py:masa_rtrr --workdir=runs/masa
+python -m rrsr_jax.experiments.table --configs configs/table1.py configs/rcan.py --workdir=runs/table1 --table1
 
 A file that has rows stands for all of them, FILE:ROW for one. Each run is a process of `rrsr_jax.main` with a workdir of its own,
 `WORKDIR/NAME/seed_N`, NAME being the row or the file. So memory is given back between runs, and one that dies takes no other with
@@ -14,6 +15,8 @@ steps. A method then pays for what its step costs: reciprocal training gets abou
 for every config before anything runs, and kept in `WORKDIR/seconds_per_step.json`. `steps` follows from it, and `decay_steps`
 keep their place relative to the end. Correspondence nets keep their configs' steps. Compilation, checkpoints and evaluation are
 not counted. Other work on the machine falsifies the measurement; the table has the minutes that each run took.
+
+`--table1` also prints the paper's Table 1, all methods, and beside it the results of the configs that stand for them.
 """
 
 import argparse
@@ -33,7 +36,7 @@ from rrsr_jax.console import StopRequest, exit_on_error
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation.results import move_aside
 from rrsr_jax.experiments import runs
-from rrsr_jax.experiments.comparison import collect, markdown
+from rrsr_jax.experiments.comparison import collect, markdown, table1
 from rrsr_jax.experiments.runs import Run
 from rrsr_jax.workdir import lock
 from rrsr_jax.workdir.checkpoints import check_same_run
@@ -71,22 +74,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="for all configs")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each config")
     parser.add_argument("--minutes", type=float, help="of training for each run, instead of its config's steps")
+    parser.add_argument(
+        "--table1", action="store_true", help="also print the paper's Table 1 with the results beside it"
+    )
     options = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # the accelerator belongs to the runs
-    failed = run_list(options.configs, pathlib.Path(options.workdir), options.set, options.seeds, options.minutes)
+    workdir = pathlib.Path(options.workdir)
+    failed = run_list(options.configs, workdir, options.set, options.seeds, options.minutes, options.table1)
     if failed:
         print(f"error: {len(failed)} run(s) failed, see above: {', '.join(map(str, failed))}", file=sys.stderr)
         sys.exit(1)
 
 
 def run_list(
-    configs: Sequence[str], workdir: pathlib.Path, overrides: Sequence[str], seeds: int, minutes: float | None
+    configs: Sequence[str],
+    workdir: pathlib.Path,
+    overrides: Sequence[str],
+    seeds: int,
+    minutes: float | None,
+    paper: bool = False,
 ) -> list[pathlib.Path]:
     """Runs what is not finished, writes `table.json` after each run, and prints the table; returns the failed runs' workdirs.
 
     A table of another list in that folder is moved aside first.
 
-    Arguments as on the command line, see `main`; None for `minutes` keeps the configs' steps.
+    Arguments as on the command line, see `main`; None for `minutes` keeps the configs' steps. If `paper`, the paper's Table 1
+    follows.
 
     Raises:
       InputError: arguments, configs, data or a workdir that do not fit; nothing has run then.
@@ -114,6 +127,8 @@ def run_list(
             _say("stopped; the same command goes on from there")
     if planned:
         print(markdown(collect(planned)))
+        if paper:
+            print(f"\n{table1(collect(planned))}")
     return failed
 
 

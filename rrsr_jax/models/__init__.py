@@ -27,6 +27,7 @@ from rrsr_jax.models.esrgan import RRDBNet
 from rrsr_jax.models.masa import MASA
 from rrsr_jax.models.msrresnet import MSRResNet
 from rrsr_jax.models.nlsn import NLSN
+from rrsr_jax.models.quality import DISTS, LPIPS
 from rrsr_jax.models.ranksrgan import Ranker, RankSRGAN
 from rrsr_jax.models.rcan import RCAN
 from rrsr_jax.models.rrsr import RRSR
@@ -78,6 +79,8 @@ _PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "ranksrgan_discriminator": lambda: VGGStyleDiscriminator(initial="default"),
     "ranksrgan_ranker": Ranker,
     "enet_discriminator": ENetDiscriminator,
+    "lpips": LPIPS,
+    "dists": DISTS,
 }
 
 

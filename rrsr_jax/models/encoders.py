@@ -15,8 +15,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Of MatConvNet's VGG-19, which takes values up to 255 and does not divide them.
 MATCONVNET_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 MATCONVNET_STD = (1 / 255, 1 / 255, 1 / 255)
-# Of VGG-19. VGG-16 is the same network up to conv3_3, which is further than it is used here.
-CONVS_PER_LEVEL = (2, 2, 4, 4, 4)
+CONVS_PER_LEVEL = (2, 2, 4, 4, 4)  # of VGG-19
+VGG16_CONVS_PER_LEVEL = (2, 2, 3, 3, 3)  # the same network up to conv3_3
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The largest of 2 x 2 pixels: (N, H, W, C) to (N, H // 2, W // 2, C)."""
+    return nn.max_pool(x, window_shape=(2, 2), strides=(2, 2))
 
 
 def layer_names() -> list[str]:
@@ -38,6 +43,8 @@ class VGG(nn.Module):
       dtype: of the computation.
       mean, std: of the colours, subtracted and divided by; weights that are not torchvision's may need others.
       others: layers before `last` to give as well, besides the first activation of each level.
+      convs_per_level: VGG-19's, or `VGG16_CONVS_PER_LEVEL`.
+      pool: ends each level.
     """
 
     last: str
@@ -46,6 +53,8 @@ class VGG(nn.Module):
     others: tuple[str, ...] = ()
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    convs_per_level: tuple[int, ...] = CONVS_PER_LEVEL
+    pool: Callable[[jax.Array], jax.Array] = max_pool
 
     @nn.compact
     def __call__(self, image: jax.Array) -> dict[str, jax.Array]:
@@ -59,7 +68,7 @@ class VGG(nn.Module):
         mean, std = (jnp.array(values).reshape(1, 1, 1, 3) for values in (self.mean, self.std))
         x = (image - mean) / std
         features = {}
-        wanted = {self.last, *self.others, *(f"relu{level}_1" for level in range(1, len(CONVS_PER_LEVEL) + 1))}
+        wanted = {self.last, *self.others, *(f"relu{level}_1" for level in range(1, len(self.convs_per_level) + 1))}
         for name, layer in self._layers():
             x = layer(x)
             if name in wanted:
@@ -70,11 +79,11 @@ class VGG(nn.Module):
 
     def _layers(self) -> Iterator[tuple[str, Callable[[jax.Array], jax.Array]]]:
         conv = functools.partial(conv3x3, kernel_init=nn.initializers.he_normal(), dtype=self.dtype)
-        for level, (convs, channels) in enumerate(zip(CONVS_PER_LEVEL, self.channels, strict=False), start=1):
+        for level, (convs, channels) in enumerate(zip(self.convs_per_level, self.channels, strict=False), start=1):
             for i in range(1, convs + 1):
                 yield f"conv{level}_{i}", conv(channels, name=f"conv{level}_{i}")
                 yield f"relu{level}_{i}", nn.relu
-            yield f"pool{level}", functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+            yield f"pool{level}", self.pool
 
 
 class ContextEncoder(nn.Module):

@@ -30,6 +30,7 @@ from rrsr_jax.training.initial import (
     read_source,
     scale_kernels,
 )
+from rrsr_jax.training.measures import metrics
 from rrsr_jax.training.passes import make_train_step
 from rrsr_jax.training.stage import Stage
 from rrsr_jax.training.step import Step, create_state
@@ -48,6 +49,7 @@ class SuperResolution(Stage):
         """See `Stage`."""
         super().__init__(config, mesh)
         self._step = make_train_step(self.model, config, mesh)
+        self._metrics = metrics(config.eval)
 
     @functools.cached_property
     def _upscaler(self) -> Callable[..., np.ndarray]:
@@ -84,6 +86,7 @@ class SuperResolution(Stage):
             sheets=self.config.eval.sheets,
             padded=not read_contract(self.model).pads_itself,
             stop=stop,
+            metrics=self._metrics,
         )
 
     def report(self, results: Results) -> str:

@@ -268,4 +268,20 @@ KINDS = (
         renamed=rules.tensorflow_to_torch,
         discriminator=True,
     ),
+    Kind(  # the network that measures LPIPS 0.1 by VGG-16: torchvision's VGG-16, and weights that LPIPS publishes
+        name="lpips",
+        layout="lpips",
+        template=lambda: _params(published("lpips"), _REF, _REF),
+        rules=rules.LPIPS,
+        left_out=r"classifier\.[036]\.(weight|bias)|scaling_layer\.(shift|scale)|lins\.\d\.model\.1\.weight",
+        renamed=rules.torchvision_names,
+    ),
+    Kind(  # the network that measures DISTS: torchvision's VGG-16, and weights that DISTS publishes
+        name="dists",
+        layout="dists",
+        template=lambda: _params(published("dists"), _REF, _REF),
+        rules=rules.DISTS,
+        left_out=r"classifier\.[036]\.(weight|bias)|mean|std|stage\d\.\d+\.filter",
+        renamed=rules.torchvision_names,
+    ),
 )

@@ -19,6 +19,7 @@ _LEAVES = {"kernel": "weight", "experts": "weight", "scale": "weight", "slope": 
 _LEAVES |= {"mean": "running_mean", "var": "running_var"}
 # Axes that bring a PyTorch array to Flax layout, by leaf name and rank; every other array is the same in both.
 _AXES = {("kernel", 2): (1, 0), ("kernel", 4): (2, 3, 1, 0), ("experts", 5): (0, 3, 4, 2, 1)}
+_AXES |= {("alpha", 4): (0, 2, 3, 1), ("beta", 4): (0, 2, 3, 1)}  # of DISTS, by channel
 # PyTorch's batch normalisation counts training batches; with a fixed momentum nothing depends on the count.
 _VARIANCE, _COUNTER = ".running_var", ".num_batches_tracked"
 
@@ -89,7 +90,8 @@ def _entry(kind: Kind, path: str, rank: int) -> _Entry:
     for pattern, replacement in kind.rules.items():
         if match := re.fullmatch(pattern, module):
             name = replacement(match) if callable(replacement) else match.expand(replacement)
-            return _Entry(f"{name}.{_LEAVES.get(leaf, leaf)}", _AXES.get((leaf, rank)))
+            key = _LEAVES.get(leaf, leaf)
+            return _Entry(f"{name}.{key}" if name else key, _AXES.get((leaf, rank)))
     raise InputError(f"parameter {path} has no counterpart in the PyTorch layout of {kind.name}")
 
 

@@ -18,11 +18,13 @@ from rrsr_jax.models.edsr import DIV2K_MEAN
 Rules = Mapping[str, str | Callable[[re.Match[str]], str]]
 
 # Index in torchvision's `features` by layer of VGG-19: a ReLU follows each convolution, and a pooling each stage. VGG-16 has the
-# same indices up to conv3_3, its last layer here.
+# same indices up to conv3_3.
 VGG_INDEX = {
     "1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14, "3_4": 16, "4_1": 19, "4_2": 21, "4_3": 23,
     "4_4": 25, "5_1": 28, "5_2": 30, "5_3": 32, "5_4": 34,
 }  # fmt: skip
+
+_VGG16_INDEX = VGG_INDEX | {"4_1": 17, "4_2": 19, "4_3": 21, "5_1": 24, "5_2": 26, "5_3": 28}
 
 VGG: Rules = {r"conv(\d_\d)": lambda m: f"features.{VGG_INDEX[m[1]]}"}
 
@@ -285,6 +287,21 @@ ENET: Rules = {
     r"up_4x": _enet_layer(22),
     r"tail(\d)": lambda m: _enet_layer(22 + int(m[1])),
 }
+
+_VGG16: Rules = {r"vgg/conv(\d_\d)": lambda m: f"features.{_VGG16_INDEX[m[1]]}"}
+LPIPS: Rules = _VGG16 | {r"linear_(\d)": r"lin\1.model.1"}
+DISTS: Rules = _VGG16 | {"": ""}  # alpha and beta
+
+
+def torchvision_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict with torchvision's names of VGG-16, given that or the whole LPIPS or DISTS."""
+
+    def rename(key: str) -> str:
+        match = re.fullmatch(r"(net\.slice|stage)\d\.(\d+\.(weight|bias))", key)
+        return f"features.{match[2]}" if match else key
+
+    return {rename(key): value for key, value in state_dict.items()}
+
 
 ENET_DISCRIMINATOR: Rules = {
     r"\w+/conv(\d)": r"discriminator.conv\1",

@@ -9,6 +9,7 @@ from rrsr_jax.workdir.integrity import description
 
 # Fields that runs of earlier versions did not have, with the values that they ran with.
 _LATER = {"accumulate": 1, "pixel_loss": "l1", "weight_decay": 0.0}
+_LATER_EVAL = {"niqe": False, "lpips": "", "dists": ""}
 # Of stage gan.
 _LATER_GAN = {
     "objective": "wgan_gp",
@@ -22,7 +23,7 @@ def get_config(workdir: str) -> ConfigDict:
     saved = _with_tuples(description(pathlib.Path(workdir))["config"])
     if saved["stage"] == "gan" and "updates" not in saved:
         saved |= _LATER_GAN | {"discriminator": {"name": "rrsr"} | saved["discriminator"]}
-    return ConfigDict(_LATER | saved)
+    return ConfigDict(_LATER | saved | {"eval": _LATER_EVAL | saved["eval"]})
 
 
 def _with_tuples(value: Any) -> Any:

@@ -15,9 +15,9 @@ from PIL import Image
 from rrsr_jax import models
 from rrsr_jax.data import prepare
 from rrsr_jax.data.images import downscale, to_uint8, upscale
-from rrsr_jax.evaluation import evaluate, protocols
-from rrsr_jax.evaluation import rows as scores
+from rrsr_jax.evaluation import evaluate, metrics, protocols
 from rrsr_jax.evaluation.metrics import quality
+from rrsr_jax.evaluation.niqe import niqe
 from rrsr_jax.evaluation.sharing import Stopped
 from rrsr_jax.training import stages
 from rrsr_jax.training.step import make_mesh
@@ -140,15 +140,34 @@ def test_an_interrupted_evaluation_goes_on(photos, tmp_path):
     assert len(calls) == before + 10
 
 
-def test_results_without_a_metric_are_not_taken_over(photos, tmp_path, monkeypatch):
+def test_results_without_a_metric_are_not_taken_over(photos, tmp_path):
+    """Nor those by other weights."""
     test_set = open_set(photos, "photos", references="bicubic")
-    metrics = evaluate.METRICS
-    for module in (evaluate, scores):
-        monkeypatch.setattr(module, "METRICS", metrics[:2])
-    evaluate.evaluate_set(None, test_set, 4, tmp_path / "out", IDENTITY)
-    monkeypatch.undo()
-    fresh = evaluate.evaluate_set(None, test_set, 4, tmp_path / "fresh", IDENTITY)
-    assert evaluate.evaluate_set(None, test_set, 4, tmp_path / "out", IDENTITY) == fresh
+
+    def run(folder, value=None):
+        distances, checksums = ({}, {}) if value is None else ({"lpips": lambda a, b: value}, {"lpips": int(value)})
+        chosen = metrics.Metrics(False, distances, checksums)
+        return evaluate.evaluate_set(None, test_set, 4, tmp_path / folder, IDENTITY, metrics=chosen)
+
+    run("out")
+    assert run("out", 1.0) == run("fresh", 1.0)
+    assert run("out", 2.0).result["references"]["bicubic"]["lpips"] == 2
+
+
+def test_what_an_image_does_not_have_is_in_no_mean(tmp_path):
+    """NIQE needs two blocks of 96 pixels within the border, and none that is flat."""
+    large = noise(104, 200)
+    images = {"flat.png": grey(9, 104, 200), "large.png": large, "small.png": noise(100, 200)}
+    prepare.prepare("photos", str(write(tmp_path / "in", images)), str(tmp_path / "data"))
+    test_set, chosen = open_set(tmp_path / "data", "photos", references="bicubic"), metrics.Metrics(niqe=True)
+    outcome = evaluate.evaluate_set(None, test_set, 4, tmp_path / "out", IDENTITY, metrics=chosen)
+    expected = niqe(upscale(downscale(large)), 4)
+    assert outcome.result["references"]["bicubic"]["niqe"] == expected
+    assert [name for name, row in outcome.scores["bicubic"].items() if not math.isnan(row["niqe"])] == ["large"]
+    assert evaluate.evaluate_set(None, test_set, 4, tmp_path / "out", IDENTITY, metrics=chosen).result == outcome.result
+    limited = open_set(tmp_path / "data", "photos", references="bicubic", limit=1)
+    result = evaluate.evaluate_set(None, limited, 4, tmp_path / "flat", IDENTITY, metrics=chosen).result
+    assert "niqe" not in result["references"]["bicubic"]
 
 
 def test_results_of_another_choice_of_images_or_references_are_not_taken_over(photos, tmp_path):
@@ -271,8 +290,8 @@ def test_per_image_rows(photos, tmp_path):
     assert len(rows) == 15
     assert len({(row["name"], row["reference"]) for row in rows}) == 15
     for row in rows:
-        assert list(row) == ["name", "reference", *evaluate.METRICS]
-        for metric in evaluate.METRICS:
+        assert list(row) == ["name", "reference", *metrics.ALWAYS]
+        for metric in metrics.ALWAYS:
             assert float(row[metric]) == outcome.scores[row["reference"]][row["name"]][metric]
 
 

@@ -4,7 +4,7 @@ import json
 import re
 
 from rrsr_jax.data.images import downscale, upscale
-from rrsr_jax.evaluation import evaluate, page, protocols, report
+from rrsr_jax.evaluation import evaluate, metrics, page, protocols, report
 from tests.helpers import nearest, noise, open_set
 
 IDENTITY = {"step": 1}
@@ -30,6 +30,22 @@ def test_failed_images_stand_below_the_means():
     assert "FAILED, and in no mean: 1\n  3, unrelated: out of memory\n\nmine: 2 images" in text
 
 
+def test_what_was_measured_besides_has_columns():
+    text = report.as_text({"photos": result(3)})
+    assert "lower GMSD is better" in text
+    assert not re.search("LPIPS|NIQE", text)
+    more = result(3)
+    more["references"]["bicubic"] |= {"niqe": 6.5, "lpips": 0.25}
+    more["references"]["level_1"] |= {"lpips": 0.125}
+    title, columns, bicubic, level_1, notice = report.as_text({"photos": more}).splitlines()
+    assert title.endswith("lower GMSD and NIQE and LPIPS are better")
+    assert columns.split()[:5] == ["PSNR", "SSIM", "GMSD", "NIQE", "LPIPS"]
+    assert bicubic.split() == ["bicubic", "25.00", "dB", "0.7000", "0.1250", "6.50", "0.2500"]
+    assert level_1[: columns.index("LPIPS") + 5].split()[-2:] == ["0.1250", "0.1250"]
+    assert level_1[columns.index("NIQE") : columns.index("NIQE") + 4].strip() == ""
+    assert "University of Texas" in notice
+
+
 def test_the_page_shows_worst_and_best_and_needs_nothing_else(photos, tmp_path):
     def upscaler(lr, ref, valid):  # image 3 is worst, 4 is best
         index = {(12, 15): 0, (15, 12): 1, (13, 14): 2, (24, 24): 3, (12, 12): 4}[valid]
@@ -40,7 +56,8 @@ def test_the_page_shows_worst_and_best_and_needs_nothing_else(photos, tmp_path):
         return sr // 4 if index == 3 else sr
 
     test_set = open_set(photos, "photos")
-    outcome = evaluate.evaluate_set(upscaler, test_set, 4, tmp_path, IDENTITY)
+    chosen = metrics.Metrics(True, {"dists": lambda a, b: 0.1})  # all images are too small for NIQE
+    outcome = evaluate.evaluate_set(upscaler, test_set, 4, tmp_path, IDENTITY, metrics=chosen)
     page.write_page(tmp_path / "index.html", test_set, outcome, shown=2)
     text = (tmp_path / "index.html").read_text()
     captions = re.findall(r"<figcaption>(.*?): ([+-][\d.]+) dB", text)
@@ -50,7 +67,7 @@ def test_the_page_shows_worst_and_best_and_needs_nothing_else(photos, tmp_path):
     for data in re.findall(r'<script type="application/json">(.*?)</script>', text):
         pictures = json.loads(data)
         assert len(pictures) == 4
-        assert re.match(r"bicubic, \d+\.\d\d dB, GMSD 0\.\d{4}$", list(pictures)[1])
+        assert re.match(r"bicubic, \d+\.\d\d dB, GMSD 0\.\d{4}, DISTS 0\.1000$", list(pictures)[1])
         assert all(url.startswith("data:image/jpeg;base64,") for url in pictures.values())
     report.write_sheets(tmp_path, test_set, outcome, 2)
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 2

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from rrsr_jax.experiments import bench
-from tests.helpers import ROOT
+from rrsr_jax.models.srgan import SRResNet
+from tests.helpers import ROOT, images, quick_jit
 
 # ml_collections loads config files so; the message is Python's.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -38,6 +40,13 @@ def test_all_parts_of_the_benchmark(monkeypatch, tmp_path, capsys):
     ]
     assert all(row.get("seconds", row.get("samples_per_second_and_core")) > 0 for row in written["rows"])
     assert len(capsys.readouterr().out.splitlines()) == 2 + len(names)
+
+
+def test_random_parameters_give_finite_results():
+    """Running variances, which are among them, are positive."""
+    model, (lr,) = SRResNet(features=4, blocks=1), images((1, 6, 6))
+    params = bench.random_params(model)
+    assert np.isfinite(quick_jit(model.apply)({"params": params}, lr, lr)).all()
 
 
 def test_configs_that_cannot_be_benchmarked(capsys):

@@ -19,6 +19,7 @@ def test_operations_of_convolutions_are_counted():
     assert cost.trained == 9 * (3 * 8 + 3 * 8 * 8 + 2 * 8 * 32 + 8 * 3) + 4 * 8 + 2 * 32 + 3
     assert (cost.frozen, cost.pretrained) == (0, ())
     assert cost.seconds > 0
+    assert cost.memory is None or cost.memory >= 4 * 24**2 * 8  # the features at 4x
 
 
 def test_running_statistics_are_no_parameters():
@@ -35,14 +36,14 @@ def test_frozen_and_pretrained_parts():
     encoder = 9 * (3 * 4 + 4 * 4 + 4 * 6 + 6 * 6 + 6 * 8) + 4 + 4 + 6 + 6 + 8  # VGG to relu3_1; three of them
     assert cost.frozen == 3 * encoder
     assert set(cost.pretrained) == {"vgg", "correspondence"}
-    assert costs.row("x", cost._replace(trained=1234, frozen=10, operations=2.5e9, seconds=0.123, pretrained=())) == (
-        "| x | 1,234 + 10 frozen | 2.5 | 0.12 s | nothing |"
-    )
+    assert costs.row(
+        "x", cost._replace(trained=1234, frozen=10, operations=2.5e9, seconds=0.123, memory=3 * 2**20, pretrained=())
+    ) == ("| x | 1,234 + 10 frozen | 2.5 | 0.12 s | 3 MiB | nothing |")
 
 
 def test_command(monkeypatch, capsys):
-    monkeypatch.setattr(costs, "cost", lambda model: costs.Cost(69_251, 0, 1e9, 0.5, ()))
+    monkeypatch.setattr(costs, "cost", lambda model: costs.Cost(69_251, 0, 1e9, 0.5, None, ()))
     costs.main(["--models", "srcnn"])
-    assert capsys.readouterr().out.splitlines()[-1] == "| srcnn | 69,251 | 1.0 | 0.50 s | nothing |"
+    assert capsys.readouterr().out.splitlines()[-1] == "| srcnn | 69,251 | 1.0 | 0.50 s |  | nothing |"
     with pytest.raises(SystemExit):
         costs.main(["--models", "vdsr"])

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 from rrsr_jax import config_files
 from rrsr_jax.errors import InputError
 from rrsr_jax.evaluation import published
-from rrsr_jax.evaluation.evaluate import METRICS
 from rrsr_jax.experiments import comparison, runs, table
 from tests.helpers import CONFIG_FILES, CONFIGS, ROOT, lines
 
@@ -253,12 +252,15 @@ def test_a_config_that_ends_before_it_can_be_timed(configs, tmp_path, monkeypatc
 
 def test_published_figures_belong_to_configs_and_are_those_of_their_docstrings():
     files = {config_files.name(name.replace(":", ".py:")): name.partition(":")[0] for name in CONFIGS}
-    for name, (psnr, ssim) in published.CONFIGS.items():
+    for name, (psnr, ssim) in ((name, published.CONFIGS[name]) for name in files if name in published.CONFIGS):
         said = f"{psnr:.2f} dB / {ssim:.3f}"
         text = CONFIG_FILES[files[name]].__doc__
         line = next((line for line in text.splitlines() if line.startswith(f"| {name} |")), text)
         assert said in line, name
     assert set(CONFIG_FILES["table2"].ROWS) <= set(published.CONFIGS)
+    # Their configs do not all exist.
+    without = {"SRGAN", "ENet", "ESRGAN", "RankSRGAN", "SRNTT", "SSEN", "DCSR", "C2-Matching", "MASA", "TTSR"}
+    assert {method for name, method in published.METHODS.items() if name not in files} <= without
 
 
 def test_table_of_two_seeds_beside_the_published_row():
@@ -280,8 +282,56 @@ def test_table_of_two_seeds_beside_the_published_row():
         "| older | level 1 | 4 | 2 | 9 | 1.5 | 28.00 ± 0.00 | 0.8000 ± 0.0000 |  |  |  |",
         "| masa |  |  | 0 |  |  |  |  |  | 27.47 | 0.815 |",
     ]
-    assert tuple(comparison.DIGITS) == METRICS
     assert all(line.count("|") == text[2].count("|") for line in text[2:])
+
+
+def test_what_was_measured_besides_has_columns():
+    rows = {}
+    for name, more in (("nlsn", {"niqe": 5.0, "lpips": 0.25}), ("edsr", {"niqe": 6.0})):
+        scores = {"psnr_y": 24.0, "ssim_y": 0.7, "gmsd_y": 0.2} | more
+        result = {"references": {"bicubic": scores, "lr_itself": scores}, "border": 4}
+        rows[name] = {"published": None, "seeds": {0: {"step": 9, "minutes": None, "sets": {"sun80": result}}}}
+    text = comparison.markdown(rows).splitlines()
+    assert "lower GMSD, NIQE, LPIPS is better; the paper's figures are of the same set; NIQE: its statistics" in text[0]
+    titles = [cell.strip() for cell in text[2].split("|")]
+    assert titles[7:14] == ["PSNR", "SSIM", "GMSD", "NIQE", "LPIPS", "paper: PSNR", "SSIM"]
+    assert text[-2:] == [
+        "| nlsn | lr itself | 4 | 1 | 9 |  | 24.00 | 0.7000 | 0.2000 | 5.00 | 0.2500 | 30.16 | 0.816 |",
+        "| edsr | lr itself | 4 | 1 | 9 |  | 24.00 | 0.7000 | 0.2000 | 6.00 |  | 28.52 | 0.792 |",
+    ]
+
+
+def test_the_papers_table_1_with_ours_beside_it(tmp_path, monkeypatch, capsys):
+    """All methods in the paper's order; those without a finished run have the paper's figures alone."""
+    monkeypatch.setattr(runs, "execute", fake_execute([], lambda run: int(run.name == "nlsn")))
+    monkeypatch.setattr(runs, "check", lambda run, planned: None)
+    files = [str(ROOT / "configs" / name) for name in ("rcan.py", "table1.py:nlsn", "table2.py:masa_rtrr", "masa.py")]
+    options = [f"--workdir={tmp_path / 'runs'}", "--seeds=2", "--set", "eval.sets=embedded", "--table1"]
+    with pytest.raises(SystemExit):
+        table.main(["--configs", *files, *options])
+    lines = capsys.readouterr().out.rpartition("The paper's Table 1")[2].splitlines()[2:]
+    assert lines[0] == "| method | config | cufed5: paper | embedded: ours |"
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines[2:]] == list(published.TABLE1)
+    ours = "20.50 ± 0.71 / 0.5000 ± 0.0000"
+    for line in (
+        "| SRCNN |  | 25.33 / 0.745 |  |",
+        f"| RCAN | rcan | 26.06 / 0.769 | {ours} |",
+        "| NLSN | nlsn | 26.53 / 0.784 |  |",
+        f"| MASA-rec | masa | 27.54 / 0.814 | {ours} |",
+    ):
+        assert line in lines
+
+
+def test_table_1_on_other_sets():
+    def seed(**sets):
+        rows = {name: {"psnr_y": psnr, "ssim_y": 0.75} for name, psnr in (("bicubic", 20.0), ("level_1", 30.0))}
+        return {"sets": {name: {"references": rows} for name in sets}}
+
+    text = comparison.table1({"edsr": {"seeds": {0: seed(sun80=1, mine=1)}}, "dcsr_rec": {"seeds": {0: seed(sun80=1)}}})
+    lines = text.splitlines()[2:]
+    assert lines[0] == "| method | config | sun80: paper | sun80: ours | mine: ours |"
+    assert "| EDSR | edsr | 28.52 / 0.792 | 30.00 / 0.7500 | 30.00 / 0.7500 |" in lines
+    assert "| DCSR-rec | dcsr_rec |  | 30.00 / 0.7500 |  |" in lines
 
 
 def test_a_chain_of_stages_is_one_table():

@@ -8,6 +8,7 @@ in PyTorch's own layout (conv weights are O, I, kH, kW).
 import json
 import math
 import pathlib
+import re
 import zlib
 
 import numpy as np
@@ -36,6 +37,8 @@ GAINS = {
     "ranksrgan_discriminator": (1.4, {}),
     "enet": (1.3, {"Conv_24": 0.3}),
     "enet_discriminator": (1.4, {}),
+    "lpips": (1.4, {"lin": 1.0}),
+    "dists": (1.4, {}),
     # CrossNet, SRNTT, SSEN and DCSR.
     "crossnet": (1.0, {"FlowNet": 1.4, "FlowNet.flow": 6.0, "_up": 0.7, "flow_12": 6.0, "flow2.": 3.0, "final": 0.5}),
     "srntt": (1.0, {"blocks": 0.5, "conv1.weight": 1.0, "out": 0.15}),
@@ -72,6 +75,8 @@ def recipe(key, shape, seed, gain):
         return -SHIFT if key.startswith("sub") else SHIFT
     rng = np.random.RandomState(zlib.crc32(f"{seed}/{key}".encode()))
     n = np.asarray(rng.standard_normal(tuple(shape)), np.float32)
+    if leaf in ("alpha", "beta") or re.fullmatch(r"lin\d.model.1.weight", key):  # weights of distances are positive
+        n = np.abs(n)
     if leaf == "running_var":
         return (1 + 0.1 * np.abs(n)).astype(np.float32)
     if leaf == "running_mean":

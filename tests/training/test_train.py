@@ -15,7 +15,7 @@ from PIL import Image
 from configs import cufed5, photos
 from rrsr_jax.data import prepare
 from rrsr_jax.errors import InputError
-from rrsr_jax.evaluation import evaluate
+from rrsr_jax.evaluation import evaluate, metrics
 from rrsr_jax.training import train
 from rrsr_jax.workdir.checkpoints import Checkpoints
 from rrsr_jax.workdir.integrity import has_checkpoint
@@ -97,7 +97,7 @@ def test_the_border_of_the_config_is_left_out(finished_run):
 
 def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypatch):
     workdir, results = finished_run
-    monkeypatch.setattr(evaluate, "quality", lambda sr, hr, border: 1 / 0)
+    monkeypatch.setattr(metrics, "quality", lambda sr, hr, border: 1 / 0)
     shutil.rmtree(workdir / "eval")
     with pytest.raises(ZeroDivisionError):  # not one of the errors an image may have
         train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
@@ -112,7 +112,7 @@ def test_an_image_that_fails_fails_the_command_in_the_end(finished_run, monkeypa
     ):
         train.evaluate_only(tiny_config(ema_decay=0.5), str(workdir))
     means = json.loads((workdir / "results.json").read_text())["sets"]["embedded"]["references"]
-    assert means == {"bicubic": {k: results["embedded"]["references"]["bicubic"][k] for k in evaluate.METRICS}}
+    assert means == {"bicubic": {k: results["embedded"]["references"]["bicubic"][k] for k in metrics.ALWAYS}}
 
 
 def test_a_finished_run_is_only_evaluated_again(finished_run):

@@ -52,7 +52,7 @@ def test_every_kind_has_a_network_by_both_names(kind):
 
 
 def test_unknown_network():
-    with pytest.raises(InputError, match=r"kind of network: one of rrsr, .*, enet_discriminator expected, got 'vdsr'"):
+    with pytest.raises(InputError, match=r"kind of network: one of rrsr, .*, dists expected, got 'vdsr'"):
         models.published("vdsr")
 
 

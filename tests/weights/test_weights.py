@@ -142,6 +142,17 @@ def test_srntt_from_the_files_of_its_release(tmp_path, state_dict, capsys):
         weights.load("srntt", files[0], tmp_path / "less.npz")
 
 
+@pytest.mark.parametrize("kind", ["lpips", "dists"])
+def test_weights_of_a_metric_from_its_own_file_and_vgg16(kind, tmp_path, state_dict):
+    state = state_dict(kind)
+    vgg = {name: value for name, value in state.items() if name.startswith("features")}
+    np.savez(tmp_path / "vgg16.npz", **vgg, **{"classifier.6.bias": np.zeros(1000, np.float32)})
+    np.savez(tmp_path / "own.npz", **{name: value for name, value in state.items() if name not in vgg})
+    sources = [str(tmp_path / name) for name in ("own.npz", "vgg16.npz")]
+    cli.main(["import", f"--kind={kind}", "--source", *sources, f"--out={tmp_path / kind}"])
+    same_bits(weights.load(kind, tmp_path / kind), weights.from_torch(kind, state))
+
+
 def test_import_replaces_an_earlier_one(imported, tmp_path):
     changed = any_bits("c2_extractor") | {"feature_extraction_image1.model.conv1_1.bias": np.full(64, 7, np.float32)}
     np.savez(tmp_path / "other.npz", **changed)
