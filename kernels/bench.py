@@ -14,7 +14,7 @@ import importlib.util
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -221,9 +221,9 @@ def available(dtype: str = "float32") -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def in_turns(functions: dict[str, Timed], repeats: int) -> dict[str, float]:
+def in_turns(functions: Mapping[Any, Timed], repeats: int) -> dict[Any, float]:
     """Best time of each function in seconds, after one round to warm up."""
-    times = {name: [] for name in functions}
+    times: dict[Any, list[float]] = {name: [] for name in functions}
     for _ in range(repeats + 1):
         for name, function in functions.items():
             start = time.perf_counter()

@@ -89,20 +89,19 @@ def measure(shape: Shape, dtype: str, repeats: int) -> Iterator[dict[str, Any]]:
     """A row for each kernel and variant, on this GPU; a variant that does not run is named with its error."""
     arguments, chosen = inputs(shape, dtype)[:4], blocks_for(shape.channels, dtype)
     for kernel in Choice._fields:
-        ready = {}
+        ready: dict[Blocks, Any] = {}
         for blocks in variants(shape.channels, [getattr(chosen, kernel)]):
             f = layer(chosen._replace(**{kernel: blocks}))
             try:
                 one = timed(f if kernel == "forward" else with_gradients(f), *arguments)
                 one.run()
-            except (
-                Exception
-            ) as error:  # whatever a compiler or a driver raises: a variant may be too large for this GPU
+            except Exception as error:  # of a compiler or a driver: a variant may be too large for this GPU
                 yield {**_about(shape, dtype, blocks, kernel), "error": (str(error) or repr(error)).splitlines()[0]}
             else:
                 ready[blocks] = one
-        for blocks, seconds in sorted(in_turns(ready, repeats).items(), key=lambda pair: pair[1]):
-            yield {**_about(shape, dtype, blocks, kernel), "milliseconds": 1e3 * seconds}
+        seconds: dict[Any, float] = in_turns(ready, repeats)
+        for blocks in sorted(seconds, key=lambda blocks: seconds[blocks]):
+            yield {**_about(shape, dtype, blocks, kernel), "milliseconds": 1e3 * seconds[blocks]}
 
 
 def compiled_for(gpu: str, shape: Shape, dtype: str, blocks: Blocks, ptxas: str) -> dict[str, Compiled]:
