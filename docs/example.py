@@ -16,7 +16,7 @@ TOP, LEFT, HEIGHT, WIDTH, GAP = 120, 250, 200, 230, 8
 def main(path: str) -> None:
     """Saves a picture of the input, enlarged; the reference; the result; and the photograph that the input was reduced from."""
     with tempfile.TemporaryDirectory() as folder:
-        photo, reference = (Image.open(file).convert("RGB") for file in write_example(Path(folder)))
+        photo, reference = (Image.open(file, formats=["PNG"]).convert("RGB") for file in write_example(Path(folder)))
     result = Upscaler("photo")(photo, [reference])
     pictures = {
         "input, enlarged (bicubic)": photo.resize(result.size, Image.Resampling.BICUBIC),

@@ -270,13 +270,13 @@ def test_left_half_of_table_2_adds_one_thing_at_a_time(stem, progressive, expert
             "updates": ("discriminator", "discriminator", "generator", "discriminator"), "perceptual.criterion": "mse",
             "perceptual.layer_weights": {"relu5_1": 1.0}, "discriminator.features": (32, 64, 128, 256, 512),
         },
-        "table1:ttsr": {
+        "table1:ttsr_gan": {
             "loss": {"rec": 2.0, "rtrr": 0.0, "perceptual": 1e-2, "transferal": 1e-2, "adversarial": 1e-3},
             "objective": "wgan_gp", "penalty": 10.0, "updates": ("discriminator", "discriminator", "generator"),
             "perceptual.layer_weights": {"relu5_1": 1.0}, "perceptual.criterion": "mse", "pixel_steps": 2 * 1_319,
             "learning_rates": {"default": 1e-4, "vgg": 1e-5, "discriminator": 1e-4}, "batch_size": 9,
         },
-        "table1:masa": {
+        "table1:masa_gan": {
             "loss": {"rec": 1.0, "rtrr": 0.0, "perceptual": 1.0, "adversarial": 5e-3}, "pixel_steps": 160 * 1_319,
             "steps": 210 * 1_319, "schedule": "cosine", "decay_steps": (500 * 1_319,), "batch_size": 9,
         },

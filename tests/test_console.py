@@ -83,7 +83,8 @@ def test_a_signal_on_the_way_out_of_a_command(tmp_path):
     """It comes before the command's own handling of it begins again, or when that is over."""
     for late in "raise console.Interrupt", "signal.raise_signal(signal.SIGINT)":
         code = (
-            f"import signal\nfrom rrsr_jax import console\nwith console.exit_on_error('a part is left'): pass\n{late}"
+            "import signal\nfrom rrsr_jax import console\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"with console.exit_on_error('a part is left'): pass\n{late}"
         )
         process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert (process.returncode, process.stderr) == (130, "interrupted; a part is left\n")

@@ -141,7 +141,7 @@ RUN_BY = {
     f"{TABLE} --configs configs/table2.py --workdir=runs/table2 --seeds=2 {LIST_WEIGHTS}": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/table2.py:masa configs/table2.py:masa_rtrr --workdir=runs/masa": (LISTS, CONFIGS),
     f"{TABLE} --configs configs/fig5b.py --workdir=runs/fig5b {LIST_WEIGHTS}": (LISTS, CONFIGS),
-    f"{TABLE} --configs configs/srcnn.py configs/edsr.py configs/rcan.py configs/table1.py configs/ttsr.py configs/masa.py "
+    f"{TABLE} --configs configs/srcnn.py configs/edsr.py configs/rcan.py configs/table1.py "
     "configs/c2_matching.py configs/cufed5.py --workdir=runs/table1 --table1 --set weights.vgg=vgg19-dcbb9e9d.pth "
     "weights.correspondence=weights/correspondence eval.sets=cufed5,sun80,urban100,manga109,wr_sr": (
         "tests/experiments/test_table.py::test_the_papers_table_1_with_ours_beside_it",

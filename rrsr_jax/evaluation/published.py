@@ -91,6 +91,7 @@ _CONFIG_OF = {
 }
 # Methods of Table 1 by the name of the config, or of the config's row, that stands for them.
 METHODS = {_CONFIG_OF.get(method, method.lower().replace("-", "_")): method for method in TABLE1}
+METHODS |= {"masa_rec": "MASA-rec", "ttsr_rec": "TTSR-rec"}  # rows of configs/table1.py
 
 _RRSR = TEST_SETS["cufed5"]["RRSR-rec"]
 _C2, _C2_RTRR = (28.40, 0.846), (28.64, 0.853)  # trained by RRSR's authors, as are MASA and TTSR below

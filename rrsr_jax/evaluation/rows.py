@@ -34,7 +34,7 @@ class Rows:
         if not processes.is_first():
             out.mkdir(parents=True, exist_ok=True)  # a shared disk may not show it yet
             self._path = out / f"images.process_{jax.process_index()}.csv"
-            self._path.write_text(_text({}, self._metrics))
+            write_atomically(self._path, _text({}, self._metrics))
 
     def _open(self, identity: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
         """Makes the folder that of this evaluation, and returns the rows whose pictures are there."""

@@ -38,7 +38,7 @@ SHARES = {
     "weights pack": 10,
 }
 MOST = 10  # kills of one run
-INTERRUPTED = 130  # the status of a command that was asked to stop
+INTERRUPTED, SAVED = 130, 75  # the status of a command that was asked to stop; of training that has saved its step
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
@@ -128,7 +128,7 @@ class Campaign:
                 return
             if what in ("random SIGTERM", "random SIGINT"):
                 self._asked += 1
-                self._stopped += ended.status == INTERRUPTED or "stopped and saved at step" in ended.err
+                self._stopped += ended.status in (INTERRUPTED, SAVED)
             if not what:
                 break
         self._check_end(folder)
@@ -137,7 +137,8 @@ class Campaign:
         """With which a command may end."""
         if not what:
             return (0,)
-        return (0, INTERRUPTED, -signal.SIGKILL) if "SIGKILL" in what else (0, INTERRUPTED)
+        stopped = (0, INTERRUPTED, SAVED)
+        return (*stopped, -signal.SIGKILL) if "SIGKILL" in what else stopped
 
     def _disturb(self, process: processes.Process, folder: pathlib.Path) -> tuple[str, int]:
         """Kills the process. How, nothing if it had ended before; and how much looked whole at that moment."""

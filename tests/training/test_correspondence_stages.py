@@ -275,7 +275,9 @@ def test_a_student_without_teacher(tmp_path):
 
 
 def test_unknown_stage_and_patches_that_are_too_small(tmp_path):
-    with pytest.raises(InputError, match=r"config\.stage: one of teacher, student, rec, gan expected, got 'pupil'"):
+    with pytest.raises(
+        InputError, match=r"config\.stage: one of teacher, student, rec, gan, ranker expected, got 'pupil'"
+    ):
         train.train_and_evaluate(tiny_config(stage="pupil"), str(tmp_path))
     with pytest.raises(InputError, match=r"config\.data\.patch: at least 80 expected, .* got 64"):
         train.train_and_evaluate(stage_config(data__patch=64), str(tmp_path))
