@@ -133,7 +133,7 @@ class Written:
             "adversarial": -self.judge(d, sr).mean(),
         }
 
-    def ttsr(self, sr, hr, lr, ref, kept, maps, params, d):
+    def ttsr_gan(self, sr, hr, lr, ref, kept, maps, params, d):
         fixed = jax.lax.stop_gradient(params["vgg"])
         own = VGG("relu3_1", Net.vgg_channels).apply({"params": fixed}, sr)
         squares = [((a - own[f"relu{k}_1"]) ** 2).mean() for a, k in zip(maps, (3, 2, 1), strict=True)]
@@ -178,8 +178,18 @@ class Written:
         return b.mean() - a.mean() + 10 * ((norm - 1) ** 2).mean()
 
 
-METHODS = {name: getattr(Written, name) for name in ("srgan", "enet", "esrgan", "ranksrgan", "srntt", "ttsr", "dcsr")}
-ORDERS = {"srgan": "GD", "enet": "GD", "esrgan": "GD", "ranksrgan": "GD", "srntt": "DDGD", "ttsr": "DDG", "dcsr": "G"}
+METHODS = {
+    name: getattr(Written, name) for name in ("srgan", "enet", "esrgan", "ranksrgan", "srntt", "ttsr_gan", "dcsr")
+}
+ORDERS = {
+    "srgan": "GD",
+    "enet": "GD",
+    "esrgan": "GD",
+    "ranksrgan": "GD",
+    "srntt": "DDGD",
+    "ttsr_gan": "DDG",
+    "dcsr": "G",
+}
 _RATE = 1e-2
 
 
