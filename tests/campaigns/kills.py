@@ -58,11 +58,11 @@ class Campaign:
         self._asked = self._stopped = 0  # once, at any moment, to stop
 
     def whole(self) -> None:
-        """Runs the work undisturbed, unless that was done here before; twice, so that nothing has to be compiled any more."""
+        """Runs the work undisturbed, unless this code did it here before; twice, so that nothing has to be compiled any more."""
         folder = self._base / "whole" / self.name
-        note = folder.with_name(f"{self.name}.json")
-        if note.exists():
-            self._outcome, names, self._duration = json.loads(note.read_text())
+        note, code = folder.with_name(f"{self.name}.json"), works.fingerprint()
+        if note.exists() and (known := json.loads(note.read_text()))[0] == code:
+            _, self._outcome, names, self._duration = known
             self._names = set(names)
             return
         for _ in range(2):
@@ -73,7 +73,7 @@ class Campaign:
             if ended.status:
                 sys.exit(f"{self.name}, left alone, ended with status {ended.status}:\n{ended.err}")
         self._outcome, self._names = self._work.outcome(folder), works.names(folder)
-        note.write_text(json.dumps([self._outcome, sorted(self._names), self._duration]))
+        note.write_text(json.dumps([code, self._outcome, sorted(self._names), self._duration]))
 
     def kill(self, count: int) -> None:
         """Kills as often."""

@@ -24,7 +24,7 @@ from rrsr_jax.workdir.integrity import has_checkpoint, newest_intact
 from rrsr_jax.workdir.progress import read_records
 from tests.campaigns import processes, tiny
 from tests.golden import recipe
-from tests.helpers import noise, write
+from tests.helpers import ROOT, noise, write
 
 CONFIG = pathlib.Path(tiny.__file__)
 PAIRS = 40  # that are prepared
@@ -68,6 +68,14 @@ class Nearest:
 def run_main(*arguments: str) -> None:
     """`python -m rrsr_jax.main` with these arguments; only in a fork."""
     main.run(["main", *arguments])
+
+
+def fingerprint() -> int:
+    """Changes with the code of the program and of the campaigns: outcomes of another code are not comparable."""
+    files = sorted(
+        path for folder in ("rrsr_jax", "kernels", "tests/campaigns") for path in (ROOT / folder).rglob("*.py")
+    )
+    return functools.reduce(lambda crc, path: zlib.crc32(path.read_bytes(), crc), files, 0)
 
 
 def names(folder: pathlib.Path) -> set[str]:
