@@ -28,6 +28,7 @@ import rrsr_jax
 from rrsr_jax import processes
 from rrsr_jax.console import log
 from rrsr_jax.errors import FULL_DISK, InputError, check_shapes
+from rrsr_jax.workdir import saved_config
 from rrsr_jax.workdir.files import inside, write_atomically
 from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intact, write_checksums
 from rrsr_jax.workdir.state import TrainState
@@ -74,12 +75,12 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
     if not processes.is_first():
         return
     try:
-        there = traverse_util.flatten_dict(json.loads(path.read_text()), sep=".")
+        there = _flat(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return
-    except (OSError, ValueError, AssertionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a readable config ({error}); choose another --workdir") from error
-    here = traverse_util.flatten_dict(json.loads(config.to_json()), sep=".")
+    here = _flat(json.loads(config.to_json()))
     free = {*_FREE, *(f"data.{name}" for name in _FREE_DATA), *(f"model.{name}" for name in _FREE_MODEL)}
     names = [n for n in sorted({*there, *here}) if not any(n == f or n.startswith(f + ".") for f in free)]
     nothing = "no such field"  # as with another model
@@ -90,6 +91,12 @@ def check_same_run(path: pathlib.Path, config: ConfigDict) -> None:
             f"--workdir={path.parent} holds another config's run; choose another folder or its config:\n  "
             + "\n  ".join(differences)
         )
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The values of a config by their full names, with those that an earlier version did not have."""
+    tuples_as_lists = json.loads(json.dumps(saved_config.completed(config)))
+    return traverse_util.flatten_dict(tuples_as_lists, sep=".")
 
 
 class Checkpoints:

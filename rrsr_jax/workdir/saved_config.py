@@ -1,6 +1,7 @@
 """The config of a workdir's newest checkpoint, as a config file: `--config=rrsr_jax/workdir/saved_config.py:WORKDIR`."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,10 +21,15 @@ _LATER_GAN = {
 
 def get_config(workdir: str) -> ConfigDict:
     """The config that wrote the newest intact checkpoint; InputError if there is none."""
-    saved = _with_tuples(description(pathlib.Path(workdir))["config"])
-    if saved["stage"] == "gan" and "updates" not in saved:
-        saved |= _LATER_GAN | {"discriminator": {"name": "rrsr"} | saved["discriminator"]}
-    return ConfigDict(_LATER | saved | {"eval": _LATER_EVAL | saved["eval"]})
+    return ConfigDict(completed(_with_tuples(description(pathlib.Path(workdir))["config"])))
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the fields that it does not have because an earlier version wrote it."""
+    config = dict(config)
+    if config.get("stage") == "gan" and "updates" not in config:
+        config |= _LATER_GAN | {"discriminator": {"name": "rrsr"} | config.get("discriminator", {})}
+    return _LATER | config | {"eval": _LATER_EVAL | config.get("eval", {})}
 
 
 def _with_tuples(value: Any) -> Any:

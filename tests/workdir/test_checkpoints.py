@@ -21,7 +21,7 @@ from rrsr_jax.errors import InputError
 from rrsr_jax.training.step import create_state
 from rrsr_jax.workdir.checkpoints import Checkpoints, check_same_run, claim_workdir
 from rrsr_jax.workdir.integrity import description, has_checkpoint, newest_intact, write_checksums
-from tests.helpers import largest_file, tiny_config
+from tests.helpers import get_config, largest_file, tiny_config
 
 CONFIG = tiny_config(keep_checkpoints=2, stage="gan")
 KERNEL = 2**18  # bytes, too many to be stored among the paths
@@ -261,3 +261,21 @@ def test_fields_that_a_config_does_not_have(tmp_path):
         InputError, match=r"gone: 3 there, no such field here\n  schedule: no such field there, steps here"
     ):
         check_same_run(path, CONFIG)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """Its config has none of the fields that came later; it ran with what they stand for by default."""
+    for name, fields in (
+        ("srcnn", ("accumulate", "pixel_loss", "weight_decay")),
+        ("cufed5_gan", ("objective", "updates", "perceptual", "pixel_loss")),
+    ):
+        config, path = get_config(name), tmp_path / "config.json"
+        before = json.loads(config.to_json())
+        for field in fields:
+            del before[field]
+        before.get("discriminator", {}).pop("name", None)
+        path.write_text(json.dumps(before))
+        check_same_run(path, config)
+        config.pixel_loss = "mse"
+        with pytest.raises(InputError, match="pixel_loss: l1 there, mse here"):
+            check_same_run(path, config)
